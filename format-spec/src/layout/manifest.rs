@@ -1,0 +1,229 @@
+//! The manifest: everything about the model that is not bytes of weights. Stored as zstd-compressed JSON.
+
+use crate::model::{ModelSpec, Role};
+use crate::quant::QuantType;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Largest manifest a reader accepts, compressed.
+pub const MAX_STORED_BYTES: u64 = 64 << 20;
+/// Largest manifest a reader accepts, as JSON.
+pub const MAX_JSON_BYTES: u64 = 256 << 20;
+
+/// The manifest of a pack.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Program and version that wrote the pack.
+    pub writer: String,
+    /// Mechanisms and sizes.
+    pub spec: ModelSpec,
+    /// Tensors of the embedding run.
+    pub embedding: Vec<TensorPlace>,
+    /// Tensors of each layer's trunk run, in execution order.
+    pub trunk: Vec<Vec<TensorPlace>>,
+    /// Tensors of the head run: the final norm and, unless tied, the head.
+    pub head: Vec<TensorPlace>,
+    /// Where the parts of a bundle are, per layer; `None` for layers without experts.
+    pub experts: Vec<Option<ExpertPlace>>,
+    /// Neuron groups of dense layers, per layer. Empty when the pack has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub neurons: Vec<Option<NeuronPlace>>,
+    /// Tensors kept for other programs or later versions and not used here (multi-token prediction), one per carried record.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub carried: Vec<CarriedTensor>,
+    /// Text to ids and back; `None` when the source had no tokenizer.
+    pub tokenizer: Option<Tokenizer>,
+    /// Jinja template of a conversation.
+    pub chat_template: Option<String>,
+    /// Sampling defaults and end tokens.
+    pub generation: Generation,
+    /// Where the weights came from.
+    pub provenance: Provenance,
+}
+
+/// A matrix inside a trunk run: `rows` rows of `cols` values, row by row, each `qtype.row_bytes(cols)` long.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TensorPlace {
+    /// Purpose.
+    pub role: Role,
+    /// Element type.
+    pub qtype: QuantType,
+    /// Rows.
+    pub rows: u32,
+    /// Values in a row.
+    pub cols: u32,
+    /// First byte, from the start of the run; a multiple of 64.
+    pub offset: u64,
+    /// Order of the rows.
+    #[serde(default)]
+    pub tiling: Tiling,
+    /// Name in the source, for messages and `verify --source`.
+    pub source: String,
+}
+
+/// Order in which rows of a matrix are stored: a reversible permutation of whole rows or blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tiling {
+    /// Row after row.
+    #[default]
+    RowMajor,
+}
+
+/// Layout of every expert bundle of one layer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExpertPlace {
+    /// Element type of the gate rows (`inner` rows of `hidden`).
+    pub gate: QuantType,
+    /// Element type of the up rows (`inner` rows of `hidden`).
+    pub up: QuantType,
+    /// Element type of the down rows (`hidden` rows of `inner`).
+    pub down: QuantType,
+    /// Order of the rows inside a part.
+    #[serde(default)]
+    pub tiling: Tiling,
+    /// Slices in file order; they are the slices of the index's layout, one to one.
+    pub slices: Vec<ExpertSlice>,
+    /// Names of the source tensors of gate, up and down; `{}` stands for the expert's number where each has its own.
+    pub source: [String; 3],
+}
+
+/// One slice of an expert bundle: what one read may bring and a kernel may start on. Gate slices come first, so that
+/// the down projection can wait for the tail.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ExpertSlice {
+    /// Gate rows `first_row ..`, at the start of the slice, then the same up rows at `up_offset` from the slice's start.
+    GateUp {
+        /// First row.
+        first_row: u32,
+        /// Rows of each.
+        rows: u32,
+        /// Start of the up rows, from the start of the slice; a multiple of 64.
+        up_offset: u64,
+    },
+    /// Down rows `first_row ..` at the start of the slice.
+    Down {
+        /// First row.
+        first_row: u32,
+        /// Rows.
+        rows: u32,
+    },
+}
+
+/// Layout of the neuron groups of one dense layer (specified; written by a later version).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NeuronPlace {
+    /// Neurons in a group; the last group of a layer may have fewer.
+    pub group: u32,
+    /// Element type of the gate rows.
+    pub gate: QuantType,
+    /// Element type of the up rows.
+    pub up: QuantType,
+    /// Element type of the down columns.
+    pub down: QuantType,
+    /// How the down columns of a group are stored.
+    pub down_order: NeuronDown,
+}
+
+/// How a neuron group stores its part of the down matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NeuronDown {
+    /// One row of `hidden` values per neuron. Float types only, where a column can be moved exactly.
+    Transposed,
+    /// For each of the `hidden` rows, the whole quant blocks that cover the group. `group` is a multiple of the block length.
+    Blocks,
+}
+
+/// A tensor kept as it was.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CarriedTensor {
+    /// Name in the source.
+    pub name: String,
+    /// Element type.
+    pub qtype: QuantType,
+    /// Shape, outermost first.
+    pub shape: Vec<u64>,
+}
+
+/// Text to ids and back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tokenizer {
+    /// A `tokenizer.json` document: the source's own, or the converter's translation of a GGUF vocabulary.
+    pub json: String,
+    /// Token put in front of every sequence, if the model wants one.
+    pub bos: Option<u32>,
+}
+
+/// Defaults from the source; a user's flags win.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Generation {
+    /// Sampling temperature.
+    pub temperature: Option<f32>,
+    /// Keep the k likeliest tokens.
+    pub top_k: Option<u32>,
+    /// Keep the likeliest tokens up to this mass.
+    pub top_p: Option<f32>,
+    /// Keep tokens at least this likely relative to the best.
+    pub min_p: Option<f32>,
+    /// Tokens that end an answer.
+    pub stop_tokens: Vec<u32>,
+    /// `bos_token` of the chat template.
+    pub bos_text: Option<String>,
+    /// `eos_token` of the chat template.
+    pub eos_text: Option<String>,
+}
+
+/// Where the weights came from. Holds no times and no absolute paths: the same source gives the same pack anywhere.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// `huggingface` or `gguf`.
+    pub format: String,
+    /// Name of the source's architecture, for people.
+    pub architecture: String,
+    /// `keep`, or the type asked for.
+    pub quantize: String,
+    /// Files read, in order.
+    pub files: Vec<SourceFile>,
+    /// Parts of the source that the pack leaves out: what, tensors, bytes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unused: Vec<Unused>,
+    /// Anything a converter wants to say to a reader (seeds of synthetic packs and the like).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub notes: BTreeMap<String, String>,
+}
+
+/// A file of the source.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceFile {
+    /// File name without directories.
+    pub name: String,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// BLAKE3 of the first `hashed_bytes` bytes (the header of a weights file, the whole of a small file), lower-case hex.
+    pub blake3: String,
+    /// How many bytes `blake3` covers.
+    pub hashed_bytes: u64,
+}
+
+/// Something the source has and the pack does not.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unused {
+    /// What it is, for people.
+    pub what: String,
+    /// Number of tensors.
+    pub tensors: u64,
+    /// Bytes in the source.
+    pub bytes: u64,
+}

@@ -1,0 +1,16 @@
+//! Fast sums. XXH3-64 of a chunk, seeded by the pack's id and the chunk's place: a bundle written to another bundle's place,
+//! or taken from another pack, fails like a flipped bit.
+
+use super::index::BundleId;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+/// Fast sum of chunk `chunk` (counted over the whole bundle) of bundle `id`.
+pub fn chunk_sum(pack_id: &[u8; 16], id: BundleId, chunk: u32, bytes: &[u8]) -> u64 {
+    let mut place = [0u8; 32];
+    place[..16].copy_from_slice(pack_id);
+    place[16..20].copy_from_slice(&(id.kind as u32).to_le_bytes());
+    place[20..24].copy_from_slice(&id.layer.to_le_bytes());
+    place[24..28].copy_from_slice(&id.ordinal.to_le_bytes());
+    place[28..32].copy_from_slice(&chunk.to_le_bytes());
+    xxh3_64_with_seed(bytes, xxh3_64(&place))
+}

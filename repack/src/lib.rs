@@ -1,0 +1,2 @@
+//! Checkpoint to pack.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! `forebay-repack`.
+fn main() {}
