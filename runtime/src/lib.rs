@@ -1,1 +1,6 @@
-//! Pack to tokens.
+//! Pack to tokens: budget -> trunk and window -> forward -> logits -> text.
+
+pub mod error;
+pub mod kernels;
+
+pub use error::{Error, Result};
