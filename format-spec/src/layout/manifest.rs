@@ -85,7 +85,9 @@ pub struct ExpertPlace {
     /// Order of the rows inside a part.
     #[serde(default)]
     pub tiling: Tiling,
-    /// Slices in file order; they are the slices of the index's layout, one to one.
+    /// Slices in file order; they are the slices of the index's layout, one to one. All gate/up slices come before all
+    /// down slices; those of one kind have the same `rows` and length (the last may have fewer rows and be shorter) and the
+    /// same `up_offset`, so that a row is found by arithmetic.
     pub slices: Vec<ExpertSlice>,
     /// Names of the source tensors of gate, up and down; `{}` stands for the expert's number where each has its own.
     pub source: [String; 3],

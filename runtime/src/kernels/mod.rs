@@ -8,7 +8,9 @@ pub mod pool;
 use forebay_format::QuantType;
 pub use pool::Pool;
 
-/// A matrix as it lies in the trunk or in a slot: `rows` rows of `qtype.row_bytes(cols)` bytes.
+/// A matrix as it lies in the trunk or in a slot. Rows lie back to back in pieces: row `r` starts at
+/// `(r / piece_rows) * piece_stride + (r % piece_rows) * qtype.row_bytes(cols)`. A trunk matrix is one piece; an expert's
+/// matrix has one piece in each slice of its bundle.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
     /// Element type.
@@ -17,8 +19,12 @@ pub struct Matrix<'a> {
     pub rows: usize,
     /// Values in a row (inputs).
     pub cols: usize,
-    /// The rows, back to back.
+    /// From the first row on; long enough for the last.
     pub bytes: &'a [u8],
+    /// Rows in a piece.
+    pub piece_rows: usize,
+    /// Bytes from one piece to the next.
+    pub piece_stride: usize,
 }
 
 /// How activations meet quantised weights.
