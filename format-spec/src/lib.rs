@@ -10,6 +10,7 @@ pub mod error;
 pub mod layout;
 pub mod model;
 pub mod quant;
+pub mod validate_pack;
 
 pub use error::FormatError;
 pub use layout::index::{BundleId, GLOBAL, Index, Kind, Layout, Record};

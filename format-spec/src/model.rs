@@ -130,7 +130,7 @@ pub enum RopePairing {
 
 /// Frequency scaling of the rotary encoding.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum RopeScaling {
     /// Frequencies as they are.
     None,
@@ -248,7 +248,7 @@ pub struct Routed {
 
 /// From router logits to weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Router {
     /// Softmax over all experts, the `top_k` largest (ties: the lower id), divided by their sum if `renormalize`.
     Softmax {

@@ -181,6 +181,9 @@ impl Index {
     ) -> Result<Self, FormatError> {
         let mut directory = vec![(0u32, 0u32); (layers as usize + 1) * KINDS];
         let mut next_sum = 0u64;
+        if let Some(w) = records.windows(2).find(|w| order(layers, w[0].id) >= order(layers, w[1].id)) {
+            return Err(FormatError::invalid(w[1].id.to_string(), "records are not in canonical order"));
+        }
         for (i, r) in records.iter_mut().enumerate() {
             let cell = cell_of(layers, r.id).ok_or_else(|| FormatError::invalid(r.id.to_string(), "no such layer"))?;
             let (first, count) = &mut directory[cell];
@@ -193,7 +196,10 @@ impl Index {
             *count += 1;
             r.first_sum = next_sum;
             let layout = layouts.get(r.layout as usize).ok_or_else(|| FormatError::invalid(r.id.to_string(), "no such layout"))?;
-            next_sum += layout.chunk_count(chunk_bytes);
+            // Many records may claim one huge layout, so hostile counts can overflow here.
+            next_sum = next_sum
+                .checked_add(layout.chunk_count(chunk_bytes))
+                .ok_or_else(|| FormatError::invalid("index", "more chunks than a 64-bit number counts"))?;
         }
         if next_sum != sums.len() as u64 {
             return Err(FormatError::invalid("index", format!("{} sums for {next_sum} chunks", sums.len())));
@@ -404,6 +410,11 @@ fn cell_of(layers: u32, id: BundleId) -> Option<usize> {
         _ => return None,
     };
     Some(row as usize * KINDS + id.kind as usize)
+}
+
+/// Canonical order: by layer (global last), then kind, then ordinal.
+fn order(layers: u32, id: BundleId) -> (Option<usize>, u32) {
+    (cell_of(layers, id), id.ordinal)
 }
 
 fn decode_record(c: &[u8]) -> Result<Record, FormatError> {

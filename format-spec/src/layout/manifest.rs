@@ -1,5 +1,6 @@
 //! The manifest: everything about the model that is not bytes of weights. Stored as zstd-compressed JSON.
 
+use crate::error::FormatError;
 use crate::model::{ModelSpec, Role};
 use crate::quant::QuantType;
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,8 @@ use std::collections::BTreeMap;
 pub const MAX_STORED_BYTES: u64 = 64 << 20;
 /// Largest manifest a reader accepts, as JSON.
 pub const MAX_JSON_BYTES: u64 = 256 << 20;
+/// zstd level of the manifest and the source section; part of what makes a pack's bytes reproducible.
+const ZSTD_LEVEL: i32 = 9;
 
 /// The manifest of a pack.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -228,4 +231,59 @@ pub struct Unused {
     pub tensors: u64,
     /// Bytes in the source.
     pub bytes: u64,
+}
+
+/// A section as it is stored, and its length before compression (`Section::raw`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// zstd bytes.
+    pub bytes: Vec<u8>,
+    /// Bytes after decompression.
+    pub raw: u64,
+}
+
+/// The manifest section's bytes. Fails if the manifest is larger than a reader accepts, or holds a number that JSON cannot (NaN, infinity).
+pub fn encode(manifest: &Manifest) -> Result<Stored, FormatError> {
+    let json = serde_json::to_vec(manifest).map_err(|e| FormatError::Manifest(e.to_string()))?;
+    // serde_json writes a non-finite number as null: reading it back is the check.
+    parse(&json)?;
+    compress(&json)
+}
+
+/// Reads a manifest section. `raw_len` is `Section::raw`; nothing larger than that or [`MAX_JSON_BYTES`] is ever allocated. Unknown fields are
+/// errors: a reader that skipped one could compute something else than the writer meant.
+pub fn decode(stored: &[u8], raw_len: u64) -> Result<Manifest, FormatError> {
+    parse(&decompress(stored, raw_len)?)
+}
+
+fn parse(json: &[u8]) -> Result<Manifest, FormatError> {
+    serde_json::from_slice(json).map_err(|e| FormatError::Manifest(e.to_string()))
+}
+
+/// Compresses a section.
+pub fn compress(raw: &[u8]) -> Result<Stored, FormatError> {
+    let bytes = zstd::bulk::compress(raw, ZSTD_LEVEL).map_err(|e| FormatError::Manifest(format!("cannot be compressed: {e}")))?;
+    limits(bytes.len() as u64, raw.len() as u64)?;
+    Ok(Stored { bytes, raw: raw.len() as u64 })
+}
+
+/// Decompresses a section of exactly `raw_len` bytes into one allocation of that size.
+pub fn decompress(stored: &[u8], raw_len: u64) -> Result<Vec<u8>, FormatError> {
+    limits(stored.len() as u64, raw_len)?;
+    let raw = zstd::bulk::decompress(stored, raw_len as usize)
+        .map_err(|e| FormatError::Manifest(format!("cannot be decompressed to the {raw_len} bytes that the superblock promises: {e}")))?;
+    if raw.len() as u64 != raw_len {
+        return Err(FormatError::Manifest(format!("decompresses to {} bytes, the superblock promises {raw_len}", raw.len())));
+    }
+    Ok(raw)
+}
+
+fn limits(stored: u64, raw: u64) -> Result<(), FormatError> {
+    if stored > MAX_STORED_BYTES {
+        return Err(FormatError::TooLarge { what: "compressed manifest", value: stored, limit: MAX_STORED_BYTES });
+    }
+    if raw > MAX_JSON_BYTES {
+        return Err(FormatError::TooLarge { what: "manifest", value: raw, limit: MAX_JSON_BYTES });
+    }
+    Ok(())
 }
