@@ -1,0 +1,37 @@
+//! `q4_k`: 256 values of 4 bits in 8 sub-blocks of 32, each with a 6-bit scale and a 6-bit minimum.
+//! `value = (d * s) * q - (dmin * m)` with `s`, `m` of sub-block `i / 32`.
+//!
+//! | byte | meaning |
+//! |---|---|
+//! | 0-1 | `d`, half |
+//! | 2-3 | `dmin`, half |
+//! | 4-15 | `s` and `m`, see [`unpack_scales_mins`](super::unpack_scales_mins) |
+//! | 16-143 | `q`: value `64 g + l` (`g < 4`, `l < 32`) is the low half of byte `16 + 32 g + l`, value `64 g + 32 + l` its high half |
+
+use super::block;
+
+/// Values in a block.
+pub const LEN: usize = 256;
+/// Bytes in a block.
+pub const BYTES: usize = 144;
+
+/// Values of one block.
+#[inline(always)]
+pub fn decode_block(block: &[u8; BYTES], out: &mut [f32; LEN]) {
+    let (d, dmin) = (block::half(block, 0), block::half(block, 2));
+    let (scales, mins) = block::unpack_scales_mins(&std::array::from_fn(|i| block[4 + i]));
+    for (sub, values) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let scale = d * f32::from(scales[sub]);
+        let min = dmin * f32::from(mins[sub]);
+        let first = 16 + 32 * (sub / 2);
+        let shift = 4 * (sub % 2);
+        for (l, value) in values.iter_mut().enumerate() {
+            *value = scale * f32::from((block[first + l] >> shift) & 15) - min;
+        }
+    }
+}
+
+/// Scale and minimum are neither NaN nor infinite.
+pub fn finite(block: &[u8; BYTES]) -> bool {
+    block::half(block, 0).is_finite() && block::half(block, 2).is_finite()
+}
