@@ -10,6 +10,8 @@ pub mod error;
 pub mod layout;
 pub mod model;
 pub mod quant;
+pub mod shapes;
+pub mod validate;
 pub mod validate_pack;
 
 pub use error::FormatError;
