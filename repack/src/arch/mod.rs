@@ -1,5 +1,7 @@
 //! From names and configuration to meaning: one file per model family, one row in [`ARCHS`].
 
+pub mod vocab;
+
 use crate::error::Result;
 use crate::source::Checkpoint;
 use forebay_format::layout::manifest::{Generation, Tokenizer, Unused};
