@@ -1,11 +1,25 @@
-//! Weights times activations. One file per quant type (scalar and SIMD forms side by side), one place that dispatches ([`Kernels`]).
+//! Weights times activations. One file per quant type (scalar and SIMD forms side by side), one place that dispatches (`ops`).
 //!
 //! The law: an output value is the dot product of one weight row with one activation row, summed by one thread in one
 //! fixed order that depends on nothing but the row's length, the quant type and the kernel set.
+//!
+//! Two ways to sum. *Float*: 256 weights at a time are decoded to f32 (exactly the values of `QuantType::decode`) and added to 32 running
+//! sums. *Int8*: a block of weights meets a block of 8-bit activations in integers, exactly; the block's result is scaled and added in f32.
 
+pub mod activations;
+mod blocks;
+mod matmul;
+mod ops;
 pub mod pool;
+mod quants;
+mod split;
+mod strip;
+pub mod vector;
 
 use forebay_format::QuantType;
+
+pub use activations::Activations;
+pub use matmul::Job;
 pub use pool::Pool;
 
 /// A matrix as it lies in the trunk or in a slot. Rows lie back to back in pieces: row `r` starts at
@@ -27,6 +41,41 @@ pub struct Matrix<'a> {
     pub piece_stride: usize,
 }
 
+impl<'a> Matrix<'a> {
+    /// A matrix in one piece.
+    pub fn whole(qtype: QuantType, rows: usize, cols: usize, bytes: &'a [u8]) -> Self {
+        Matrix { qtype, rows, cols, bytes, piece_rows: rows.max(1), piece_stride: bytes.len() }
+    }
+
+    /// Bytes of one row, and a check that every row lies inside `bytes`.
+    ///
+    /// # Panics
+    /// If `cols` is not a whole number of blocks or a row lies outside: whoever makes a matrix has checked that.
+    fn checked_row_bytes(&self) -> usize {
+        let row_bytes =
+            self.qtype.row_bytes(self.cols).unwrap_or_else(|| panic!("{} columns are no whole blocks of {}", self.cols, self.qtype.name()));
+        let piece_rows = self.piece_rows.min(self.rows);
+        let fits = self.rows == 0 || {
+            let pieces_before_last = (self.rows - 1) / self.piece_rows;
+            // The last row of the last piece, and the last row of a full piece, bound all others.
+            let last = (pieces_before_last, (self.rows - 1) % self.piece_rows);
+            let full = (pieces_before_last.saturating_sub(1), piece_rows - 1);
+            [last, full].iter().all(|&(piece, row)| {
+                let end = piece.checked_mul(self.piece_stride).and_then(|p| (row + 1).checked_mul(row_bytes)?.checked_add(p));
+                end.is_some_and(|end| end <= self.bytes.len())
+            })
+        };
+        assert!(fits, "{} x {} {} do not fit {} bytes", self.rows, self.cols, self.qtype.name(), self.bytes.len());
+        row_bytes
+    }
+
+    /// Bytes of row `r`; `row_bytes` as from [`Matrix::checked_row_bytes`].
+    fn row(&self, r: usize, row_bytes: usize) -> &'a [u8] {
+        let start = (r / self.piece_rows) * self.piece_stride + (r % self.piece_rows) * row_bytes;
+        &self.bytes[start..start + row_bytes]
+    }
+}
+
 /// How activations meet quantised weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActivationMode {
@@ -34,4 +83,67 @@ pub enum ActivationMode {
     F32,
     /// Activations are quantised to 8 bits per block (as Q8_0 or Q8_K) when the weights are; float weights still see f32.
     Int8,
+}
+
+/// A family of kernels written for one instruction set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelSet {
+    /// Plain Rust, every architecture.
+    Scalar,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+    /// AArch64. No kernels of its own yet: [`Kernels::with_set`] says so.
+    Neon,
+}
+
+/// The chosen kernel set and activation mode.
+#[derive(Clone, Copy)]
+pub struct Kernels {
+    ops: &'static ops::Ops,
+    mode: ActivationMode,
+}
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernels").field("set", &self.ops.set).field("mode", &self.mode).finish()
+    }
+}
+
+impl Kernels {
+    /// The best set that this machine runs.
+    pub fn detect(mode: ActivationMode) -> Self {
+        let best = [KernelSet::Avx2, KernelSet::Neon].into_iter().find_map(ops::find);
+        Kernels { ops: best.unwrap_or(&ops::SCALAR), mode }
+    }
+
+    /// This set, if there are kernels for it and the machine runs them.
+    pub fn with_set(set: KernelSet, mode: ActivationMode) -> Option<Self> {
+        ops::find(set).map(|ops| Kernels { ops, mode })
+    }
+
+    /// Name of the set.
+    pub fn name(&self) -> &'static str {
+        self.ops.name
+    }
+
+    /// The set.
+    pub fn set(&self) -> KernelSet {
+        self.ops.set
+    }
+
+    /// How activations meet quantised weights.
+    pub fn mode(&self) -> ActivationMode {
+        self.mode
+    }
+
+    /// Decodes row `r` of `w` into `out` (`w.cols` values), exactly as `QuantType::decode` does: what an embedding look-up needs.
+    ///
+    /// # Panics
+    /// If `r` or the length of `out` does not fit `w`.
+    pub fn decode_row(&self, w: &Matrix<'_>, r: usize, out: &mut [f32]) {
+        let row_bytes = w.checked_row_bytes();
+        assert!(r < w.rows && out.len() == w.cols, "row {r} of {} rows, {} of {} columns", w.rows, out.len(), w.cols);
+        // SAFETY: `ops::find` gave this set out because the machine runs it; the lengths agree.
+        unsafe { ((self.ops.of)(w.qtype).decode)(w.row(r, row_bytes), out) }
+    }
 }

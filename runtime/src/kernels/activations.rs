@@ -1,0 +1,152 @@
+//! Activation rows and the 8-bit forms that the weights' types ask for.
+
+use super::blocks::{Form, QRow};
+use super::pool::Pool;
+use super::{ActivationMode, Kernels};
+use forebay_format::QuantType;
+
+/// Rows are padded with zeros to a multiple of this, so that the float kernels have no tail.
+pub(super) const PAD: usize = 32;
+/// From this many rows on, loading is shared among the threads.
+const SHARE: usize = 4;
+
+/// `n` rows of `cols` values: f32, and 8-bit forms. All memory is allocated in [`Activations::new`].
+#[derive(Debug)]
+pub struct Activations {
+    values: Vec<f32>,
+    forms: [Option<Quantised>; 2],
+    max_rows: usize,
+    max_cols: usize,
+    rows: usize,
+    cols: usize,
+}
+
+/// One 8-bit form of all rows, rows back to back.
+#[derive(Debug)]
+struct Quantised {
+    form: Form,
+    q: Vec<i8>,
+    d: Vec<f32>,
+    sums: Vec<i16>,
+    /// Holds the rows that are loaded.
+    loaded: bool,
+}
+
+impl Quantised {
+    fn new(form: Form, max_rows: usize, max_cols: usize) -> Self {
+        let (d, sums) = (max_rows * max_cols.div_ceil(form.block()), max_rows * max_cols.div_ceil(form.group()));
+        Quantised { form, q: vec![0; max_rows * max_cols], d: vec![0.0; d], sums: vec![0; sums], loaded: false }
+    }
+}
+
+impl Activations {
+    /// Room for `max_rows` rows of `max_cols` values; also for fewer rows of fewer values.
+    pub fn new(max_rows: usize, max_cols: usize, mode: ActivationMode) -> Self {
+        let forms = match mode {
+            ActivationMode::F32 => [None, None],
+            ActivationMode::Int8 => Form::ALL.map(|form| Some(Quantised::new(form, max_rows, max_cols))),
+        };
+        let values = vec![0.0; max_rows * max_cols.next_multiple_of(PAD)];
+        Activations { values, forms, max_rows, max_cols, rows: 0, cols: 0 }
+    }
+
+    /// Bytes that [`Activations::new`] allocates.
+    pub fn bytes(max_rows: usize, max_cols: usize, mode: ActivationMode) -> u64 {
+        let (rows, cols) = (max_rows as u64, max_cols as u64);
+        let floats = rows * cols.next_multiple_of(PAD as u64) * 4;
+        let form = |f: Form| rows * (cols + 4 * cols.div_ceil(f.block() as u64) + 2 * cols.div_ceil(f.group() as u64));
+        match mode {
+            ActivationMode::F32 => floats,
+            ActivationMode::Int8 => floats + Form::ALL.map(form).iter().sum::<u64>(),
+        }
+    }
+
+    /// Copies `n` rows of `cols` values from `rows` and quantises them once for each form that weights of `types` need.
+    ///
+    /// # Panics
+    /// If there is no room, or `cols` is not a whole number of blocks of one of `types`.
+    pub fn load(&mut self, pool: &Pool, k: &Kernels, rows: &[f32], n: usize, cols: usize, types: &[QuantType]) {
+        assert!(n <= self.max_rows && cols <= self.max_cols, "{n} x {cols} values in room for {} x {}", self.max_rows, self.max_cols);
+        assert_eq!(rows.len(), n * cols, "{n} rows of {cols} values");
+        (self.rows, self.cols) = (n, cols);
+        let padded = cols.next_multiple_of(PAD);
+        for (to, from) in self.values.chunks_exact_mut(padded.max(1)).zip(rows.chunks_exact(cols.max(1))) {
+            to[..cols].copy_from_slice(from);
+            to[cols..].fill(0.0);
+        }
+        for part in self.forms.iter_mut().flatten() {
+            let Quantised { form, q, d, sums, loaded } = part;
+            *loaded = k.mode() == ActivationMode::Int8 && types.iter().any(|&t| Form::of(t) == Some(*form));
+            if *loaded {
+                assert!(cols.is_multiple_of(form.block()), "{cols} values are no whole blocks of {}", form.block());
+                quantise_rows(pool, k, *form, rows, cols, (q, d, sums));
+            }
+        }
+    }
+
+    /// The f32 values of row `i`.
+    pub fn row(&self, i: usize) -> &[f32] {
+        &self.padded_row(i)[..self.cols]
+    }
+
+    /// Rows loaded.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Values in a row.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Row `i` with the zeros behind it.
+    pub(super) fn padded_row(&self, i: usize) -> &[f32] {
+        assert!(i < self.rows, "activation row {i} of {}", self.rows);
+        let padded = self.cols.next_multiple_of(PAD);
+        &self.values[i * padded..(i + 1) * padded]
+    }
+
+    /// What is really allocated; [`Activations::bytes`] is tested against it.
+    #[cfg(test)]
+    pub(super) fn allocated(&self) -> u64 {
+        let forms = self.forms.iter().flatten().map(|p| p.q.len() + 4 * p.d.len() + 2 * p.sums.len());
+        (4 * self.values.len() + forms.sum::<usize>()) as u64
+    }
+
+    /// This form was loaded.
+    pub(super) fn has(&self, form: Form) -> bool {
+        self.forms.iter().flatten().any(|part| part.form == form && part.loaded)
+    }
+
+    /// Row `i` in 8 bits.
+    pub(super) fn quantised_row(&self, form: Form, i: usize) -> QRow<'_> {
+        assert!(i < self.rows, "activation row {i} of {}", self.rows);
+        let Some(part) = self.forms.iter().flatten().find(|part| part.form == form && part.loaded) else {
+            panic!("activations were not loaded for {form:?}")
+        };
+        let (blocks, groups) = (self.cols / form.block(), self.cols / form.group());
+        QRow {
+            q: &part.q[i * self.cols..(i + 1) * self.cols],
+            d: &part.d[i * blocks..(i + 1) * blocks],
+            sums: &part.sums[i * groups..(i + 1) * groups],
+        }
+    }
+}
+
+/// Quantises the rows of `rows`, shared among the threads when there are enough of them.
+fn quantise_rows(pool: &Pool, k: &Kernels, form: Form, rows: &[f32], cols: usize, to: (&mut [i8], &mut [f32], &mut [i16])) {
+    if cols == 0 {
+        return;
+    }
+    let n = rows.len() / cols;
+    let (blocks, groups) = (cols / form.block(), cols / form.group());
+    let (q, d, sums) = (&mut to.0[..n * cols], &mut to.1[..n * blocks], &mut to.2[..n * groups]);
+    if n < SHARE {
+        // SAFETY: the set runs on this machine; the lengths follow from `form` and the number of values.
+        return unsafe { (k.ops.quantise)(form, rows, q, d, sums) };
+    }
+    pool.split3((q, cols), (d, blocks), (sums, groups), &|i, q, d, sums| {
+        // SAFETY: as above, for one row.
+        unsafe { (k.ops.quantise)(form, &rows[i * cols..(i + 1) * cols], q, d, sums) }
+    });
+}

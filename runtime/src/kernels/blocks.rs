@@ -1,0 +1,134 @@
+//! The 8-bit forms of activations that integer kernels take. A block of values becomes one scale and as many i8:
+//! `d = amax / 127`, `q = round_half_even(x * (127 / amax))`.
+//!
+//! A block with a NaN or an infinity gets the scale NaN, so that the output shows it; a block too small for `127 / amax` to be finite is zero.
+
+use forebay_format::QuantType;
+
+/// Which 8-bit form a weight type meets. Named as the formats are.
+#[allow(non_camel_case_types)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Blocks of 32 with the sum of each block, for types with blocks of 32.
+    Q8_0,
+    /// Blocks of 256 with the sums of 16 values each, for types with blocks of 256.
+    Q8_K,
+}
+
+impl Form {
+    /// Both forms.
+    pub const ALL: [Form; 2] = [Form::Q8_0, Form::Q8_K];
+
+    /// The form that rows of `qtype` meet in Int8 mode; none for float types.
+    pub fn of(qtype: QuantType) -> Option<Form> {
+        match qtype.block_len() {
+            32 => Some(Form::Q8_0),
+            256 => Some(Form::Q8_K),
+            _ => None,
+        }
+    }
+
+    /// Values under one scale.
+    pub fn block(self) -> usize {
+        match self {
+            Form::Q8_0 => 32,
+            Form::Q8_K => 256,
+        }
+    }
+
+    /// Values under one sum.
+    pub fn group(self) -> usize {
+        match self {
+            Form::Q8_0 => 32,
+            Form::Q8_K => 16,
+        }
+    }
+}
+
+/// One activation row in one form: `values[i] ~ d[i / block] * q[i]`, `sums[g]` is the sum of `q` over group `g`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct QRow<'a> {
+    pub q: &'a [i8],
+    pub d: &'a [f32],
+    pub sums: &'a [i16],
+}
+
+/// Below this largest magnitude a block is zero.
+pub(super) const TINY: f32 = 1e-35;
+
+/// Scale and its inverse for a block whose largest magnitude has the bits `amax` (sign bit clear; NaN counts as larger than all).
+#[inline]
+pub(super) fn scales(amax: u32) -> (f32, f32) {
+    let value = f32::from_bits(amax);
+    if !value.is_finite() {
+        (f32::NAN, 0.0)
+    } else if value < TINY {
+        (0.0, 0.0)
+    } else {
+        (value / 127.0, 127.0 / value)
+    }
+}
+
+/// Quantises a row in plain Rust; the lengths of the slices follow from `form` and `x.len()`, a multiple of the block.
+pub(super) fn quantise(form: Form, x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i16]) {
+    let blocks = x.chunks_exact(form.block()).zip(q.chunks_exact_mut(form.block())).zip(d);
+    for ((x, q), d) in blocks {
+        let amax = x.iter().map(|v| v.to_bits() & 0x7fff_ffff).max().unwrap_or(0);
+        let (scale, inverse) = scales(amax);
+        *d = scale;
+        for (q, x) in q.iter_mut().zip(x) {
+            // `inverse` is zero exactly when the block is; infinity times zero would be NaN, which `as` makes zero as well.
+            *q = (x * inverse).round_ties_even() as i8;
+        }
+    }
+    for (sum, q) in sums.iter_mut().zip(q.chunks_exact(form.group())) {
+        *sum = q.iter().map(|&v| i16::from(v)).sum();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(form: Form, x: &[f32]) -> (Vec<i8>, Vec<f32>, Vec<i16>) {
+        let (mut q, mut d, mut s) = (vec![0; x.len()], vec![0.0; x.len() / form.block()], vec![0; x.len() / form.group()]);
+        quantise(form, x, &mut q, &mut d, &mut s);
+        (q, d, s)
+    }
+
+    #[test]
+    fn error_is_at_most_half_a_step() {
+        let x: Vec<f32> = (0..512).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.013).collect();
+        for form in Form::ALL {
+            let (q, d, s) = run(form, &x);
+            for (i, &v) in x.iter().enumerate() {
+                let step = d[i / form.block()];
+                assert!((v - step * f32::from(q[i])).abs() <= step * 0.500_01, "{form:?} {i}");
+            }
+            assert_eq!(s[1], q[form.group()..2 * form.group()].iter().map(|&v| i16::from(v)).sum::<i16>());
+        }
+    }
+
+    #[test]
+    fn extremes() {
+        let (q, d, _) = run(Form::Q8_0, &[0.0; 32]);
+        assert_eq!((q, d), (vec![0; 32], vec![0.0]));
+        let (q, d, _) = run(Form::Q8_0, &[1e-38; 32]);
+        assert_eq!((q, d), (vec![0; 32], vec![0.0]));
+        let (q, d, s) = run(Form::Q8_0, &[f32::MAX; 32]);
+        assert_eq!((q, d[0].is_finite(), s), (vec![127; 32], true, vec![127 * 32]));
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = [1.0; 32];
+            x[5] = bad;
+            let (q, d, _) = run(Form::Q8_0, &x);
+            assert!(d[0].is_nan() && q == vec![0; 32]);
+        }
+    }
+
+    #[test]
+    fn halves_go_to_the_even_side() {
+        let mut x = [0.0; 32];
+        (x[0], x[1], x[2], x[3]) = (127.0, 0.5, 1.5, -2.5);
+        assert_eq!(run(Form::Q8_0, &x).0[..4], [127, 0, 2, -2]);
+    }
+}

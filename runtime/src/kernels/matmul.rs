@@ -1,0 +1,237 @@
+//! Many rows of weights times many rows of activations, shared among the threads by blocks of weight rows.
+//!
+//! Within a block, weights are read from memory once: activation rows pass over them in small groups while both are in cache.
+
+use super::blocks::{Form, QRow};
+use super::ops::{Ops, TOGETHER, TypeOps};
+use super::strip::{STRIP, Sums};
+use super::{ActivationMode, Activations, Kernels, Matrix, Pool};
+use std::marker::PhantomData;
+
+/// Weight bytes that a thread claims at a time: large against the cost of a claim, small against a layer.
+const CHUNK_BYTES: usize = 32 << 10;
+/// Weight rows whose strips are decoded together on the float path; also the smallest claim.
+const ROWS: usize = 8;
+/// Activation rows that meet a decoded strip before the next strip is decoded (their strips stay in the first-level cache).
+const GROUP: usize = 16;
+
+/// One product of [`Kernels::matmul_jobs`].
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// Weights, `[rows, cols]`.
+    pub weights: Matrix<'a>,
+    /// Activations, `[n, cols]`, loaded for the weights' type.
+    pub activations: &'a Activations,
+    /// Which activation rows to take, in this order; all without it.
+    pub picked: Option<&'a [u32]>,
+    /// `[picked.len() or n, weights.rows]`.
+    pub out: &'a mut [f32],
+}
+
+/// A job as the threads see it.
+struct Shared<'a> {
+    w: Matrix<'a>,
+    a: &'a Activations,
+    picked: Option<&'a [u32]>,
+    out: Out<'a>,
+    /// Output rows.
+    n: usize,
+}
+
+/// Where results go. Threads write disjoint columns.
+struct Out<'a> {
+    first: *mut f32,
+    len: usize,
+    lent: PhantomData<&'a mut [f32]>,
+}
+
+impl Out<'_> {
+    /// # Safety
+    /// No other thread writes or reads value `at`.
+    #[inline]
+    unsafe fn put(&self, at: usize, value: f32) {
+        debug_assert!(at < self.len);
+        // SAFETY: `at` is row * rows + column, below the length checked in `Jobs::get`.
+        unsafe { self.first.add(at).write(value) }
+    }
+}
+
+/// The jobs of one fork-join. A thread copies what it needs of a job and writes through the job's `out` only at columns of its own.
+struct Jobs<'j, 'a> {
+    first: *mut Job<'a>,
+    len: usize,
+    lent: PhantomData<&'j mut [Job<'a>]>,
+}
+
+// SAFETY: all parts of a job but `out` are shared references or plain data; `out` is written at disjoint places (see `Out`).
+unsafe impl Sync for Jobs<'_, '_> {}
+
+impl Jobs<'_, '_> {
+    fn get(&self, i: usize) -> Shared<'_> {
+        assert!(i < self.len);
+        // SAFETY: `i` is in bounds. Fields are read, never written; `out` is turned into a pointer without a reference to its values.
+        let (w, a, picked, first, len) = unsafe {
+            let job = self.first.add(i);
+            let out: *mut [f32] = &raw mut *(*job).out;
+            ((*job).weights, (*job).activations, (*job).picked, out.cast::<f32>(), out.len())
+        };
+        let n = picked.map_or(a.rows(), <[u32]>::len);
+        Shared { w, a, picked, out: Out { first, len, lent: PhantomData }, n }
+    }
+}
+
+/// Weight rows in a claim.
+fn chunk_rows(w: &Matrix<'_>, row_bytes: usize, threads: usize) -> usize {
+    let by_bytes = CHUNK_BYTES / row_bytes.max(1);
+    let by_threads = w.rows / (4 * threads);
+    by_bytes.min(by_threads).next_multiple_of(ROWS).max(ROWS)
+}
+
+impl Kernels {
+    /// `out[i][r] = sum over c of w[r][c] * a[i][c]` for all activation rows; `out` is `[a.rows(), w.rows]`.
+    ///
+    /// # Panics
+    /// If sizes do not agree, or the activations were not loaded for the weights' type.
+    pub fn matmul(&self, pool: &Pool, w: &Matrix<'_>, a: &Activations, out: &mut [f32]) {
+        self.matmul_jobs(pool, &mut [Job { weights: *w, activations: a, picked: None, out }]);
+    }
+
+    /// All jobs in one fork-join: as [`Kernels::matmul`] each, on the activation rows that the job picks.
+    ///
+    /// # Panics
+    /// As [`Kernels::matmul`].
+    pub fn matmul_jobs(&self, pool: &Pool, jobs: &mut [Job<'_>]) {
+        let threads = pool.threads();
+        let chunks_of = |w: &Matrix<'_>, row_bytes: usize| w.rows.div_ceil(chunk_rows(w, row_bytes, threads));
+        let total = jobs.iter().map(|job| chunks_of(&job.weights, self.check(job))).sum();
+        let jobs = Jobs { first: jobs.as_mut_ptr(), len: jobs.len(), lent: PhantomData };
+        pool.run(total, &|chunk, _| {
+            let mut before = 0;
+            for i in 0..jobs.len {
+                let job = jobs.get(i);
+                let row_bytes = job.w.checked_row_bytes();
+                let chunks = chunks_of(&job.w, row_bytes);
+                if chunk < before + chunks {
+                    let step = chunk_rows(&job.w, row_bytes, threads);
+                    let first = (chunk - before) * step;
+                    return self.rows(&job, row_bytes, first..(first + step).min(job.w.rows));
+                }
+                before += chunks;
+            }
+        });
+    }
+
+    /// Checks that the sizes of a job agree; bytes of a weight row.
+    fn check(&self, job: &Job<'_>) -> usize {
+        let (w, a) = (&job.weights, job.activations);
+        let n = job.picked.map_or(a.rows(), <[u32]>::len);
+        assert_eq!(w.cols, a.cols(), "columns of weights and activations");
+        assert_eq!(job.out.len(), n * w.rows, "{n} x {} results", w.rows);
+        assert!(job.picked.is_none_or(|p| p.iter().all(|&i| (i as usize) < a.rows())), "picked rows");
+        assert!(self.form(w).is_none_or(|form| a.has(form)), "activations were not loaded for {}", w.qtype.name());
+        w.checked_row_bytes()
+    }
+
+    /// The 8-bit form that `w` meets in this mode.
+    fn form(&self, w: &Matrix<'_>) -> Option<Form> {
+        if self.mode == ActivationMode::Int8 { Form::of(w.qtype) } else { None }
+    }
+
+    /// Results of these weight rows for all activation rows of the job.
+    fn rows(&self, job: &Shared<'_>, row_bytes: usize, rows: std::ops::Range<usize>) {
+        let ops = (self.ops.of)(job.w.qtype);
+        match (self.form(&job.w), &ops.dots) {
+            (Some(form), Some(dots)) => integer_rows(job, form, dots, row_bytes, rows),
+            _ => {
+                for first in rows.clone().step_by(ROWS) {
+                    for i in (0..job.n).step_by(GROUP) {
+                        float_tile(job, self.ops, ops, row_bytes, first..(first + ROWS).min(rows.end), i..(i + GROUP).min(job.n));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Shared<'_> {
+    /// Activation row of output row `i`.
+    fn activation(&self, i: usize) -> usize {
+        self.picked.map_or(i, |p| p[i] as usize)
+    }
+}
+
+type Dots = (super::ops::Dot<1>, super::ops::Dot<TOGETHER>);
+
+/// The integer path: groups of activation rows pass over the block of weight rows.
+fn integer_rows(job: &Shared<'_>, form: Form, dots: &Dots, row_bytes: usize, rows: std::ops::Range<usize>) {
+    let quantised = |i: usize| job.a.quantised_row(form, job.activation(i));
+    let whole = job.n / TOGETHER * TOGETHER;
+    for i in (0..whole).step_by(TOGETHER) {
+        let group: [QRow<'_>; TOGETHER] = std::array::from_fn(|j| quantised(i + j));
+        for r in rows.clone() {
+            let mut results = [0.0; TOGETHER];
+            // SAFETY: the set runs on this machine; weight row and activation rows have `cols` values.
+            unsafe { dots.1(job.w.row(r, row_bytes), &group, &mut results) };
+            for (j, value) in results.into_iter().enumerate() {
+                // SAFETY: this thread alone has the columns `rows`.
+                unsafe { job.out.put((i + j) * job.w.rows + r, value) };
+            }
+        }
+    }
+    for i in whole..job.n {
+        let one = [quantised(i)];
+        for r in rows.clone() {
+            let mut result = [0.0];
+            // SAFETY: as above.
+            unsafe {
+                dots.0(job.w.row(r, row_bytes), &one, &mut result);
+                job.out.put(i * job.w.rows + r, result[0]);
+            }
+        }
+    }
+}
+
+/// The float path for at most [`ROWS`] weight rows and [`GROUP`] activation rows.
+fn float_tile(job: &Shared<'_>, ops: &Ops, of: &TypeOps, row_bytes: usize, rows: std::ops::Range<usize>, group: std::ops::Range<usize>) {
+    let (block_len, block_bytes) = (job.w.qtype.block_len(), job.w.qtype.block_bytes());
+    let mut sums = [[Sums::ZERO; GROUP]; ROWS];
+    let mut strip = Strip([0.0; STRIP]);
+    for at in (0..job.w.cols).step_by(STRIP) {
+        let len = STRIP.min(job.w.cols - at);
+        let padded = len.next_multiple_of(super::activations::PAD);
+        let bytes = at / block_len * block_bytes..(at + len) / block_len * block_bytes;
+        for (r, sums) in rows.clone().zip(&mut sums) {
+            let row = job.w.row(r, row_bytes);
+            strip.0[len..padded].fill(0.0);
+            // SAFETY: the set runs on this machine; both slices have `len` values.
+            unsafe { (of.decode)(&row[bytes.clone()], &mut strip.0[..len]) };
+            let weights = &strip.0[..padded];
+            let piece = |i: usize| &job.a.padded_row(job.activation(i))[at..at + padded];
+            let mut pairs = sums[..group.len()].chunks_exact_mut(2);
+            let mut i = group.start;
+            for pair in &mut pairs {
+                let [s0, s1] = pair else { continue };
+                // SAFETY: the set runs on this machine; all slices have `padded` values.
+                unsafe { (ops.add2)(weights, [piece(i), piece(i + 1)], [s0, s1]) };
+                i += 2;
+            }
+            for s in pairs.into_remainder() {
+                // SAFETY: as above.
+                unsafe { (ops.add)(weights, piece(i), s) };
+            }
+        }
+    }
+    for (r, sums) in rows.zip(&sums) {
+        for (i, s) in group.clone().zip(sums) {
+            // SAFETY: this thread alone has the columns `rows`.
+            unsafe { job.out.put(i * job.w.rows + r, s.total()) };
+        }
+    }
+}
+
+/// Decoded weights, aligned for the vector loads.
+#[repr(align(64))]
+struct Strip([f32; STRIP]);
+
+#[cfg(test)]
+mod tests;

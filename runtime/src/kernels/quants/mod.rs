@@ -1,0 +1,61 @@
+//! One file per quant type: how a block becomes small integers and scales, in plain Rust and in each instruction set. What happens
+//! to the integers afterwards is the same for all types of a block length and lives in [`scalar`] and `avx2`.
+//!
+//! A block of 32 is `d * q + m`; a block of 256 is `d * scale * q - dmin * min` with a scale and a minimum per 16 values.
+
+mod float;
+mod iq4_nl;
+mod iq4_xs;
+mod mxfp4;
+mod q2_k;
+mod q3_k;
+mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
+mod q8_0;
+mod scalar;
+
+use super::ops::{TOGETHER, TypeOps};
+use forebay_format::QuantType;
+
+/// The functions `$set` of the types' modules as a table.
+macro_rules! table {
+    ($name:ident, $set:ident) => {
+        /// Kernels of one type in this set.
+        pub(super) fn $name(qtype: QuantType) -> &'static TypeOps {
+            macro_rules! float {
+                ($decode:ident) => {
+                    &TypeOps { decode: float::$set::$decode, dots: None }
+                };
+            }
+            macro_rules! quant {
+                ($t:ident) => {
+                    &TypeOps { decode: $t::$set::decode, dots: Some(($t::$set::dot::<1>, $t::$set::dot::<TOGETHER>)) }
+                };
+            }
+            match qtype {
+                QuantType::F32 => float!(f32),
+                QuantType::F16 => float!(f16),
+                QuantType::BF16 => float!(bf16),
+                QuantType::Q4_0 => quant!(q4_0),
+                QuantType::Q4_1 => quant!(q4_1),
+                QuantType::Q5_0 => quant!(q5_0),
+                QuantType::Q5_1 => quant!(q5_1),
+                QuantType::Q8_0 => quant!(q8_0),
+                QuantType::Q2_K => quant!(q2_k),
+                QuantType::Q3_K => quant!(q3_k),
+                QuantType::Q4_K => quant!(q4_k),
+                QuantType::Q5_K => quant!(q5_k),
+                QuantType::Q6_K => quant!(q6_k),
+                QuantType::IQ4_NL => quant!(iq4_nl),
+                QuantType::IQ4_XS => quant!(iq4_xs),
+                QuantType::MXFP4 => quant!(mxfp4),
+            }
+        }
+    };
+}
+table!(scalar_ops, scalar);

@@ -1,0 +1,9 @@
+//! `mxfp4`: `2^(e - 128) * LEVELS[q]`, the levels being twice those of E2M1.
+
+use super::scalar::{self as plain, Small, nibbles};
+use forebay_format::quant::mxfp4::{LEVELS, half_scale};
+
+fn unpack(block: &[u8; 17]) -> Small {
+    Small { q: nibbles(block, 1).map(|q| LEVELS[usize::from(q)]), d: half_scale(block[0]), m: 0.0 }
+}
+plain::kernels!(dot_small, MXFP4, super::unpack);
