@@ -1,0 +1,106 @@
+//! Arithmetic that the encoders share. Sums run in eight lanes, so that the compiler can keep them in vector registers without being
+//! allowed to reorder anything: results do not depend on the machine.
+
+use half::f16;
+
+/// Lanes of a sum.
+pub(super) const LANES: usize = 8;
+
+/// Below half of the smallest half-precision number no scale can hold anything but zero.
+pub(super) const NOTHING: f32 = 1.0 / (1u32 << 25) as f32;
+
+/// Rounds to the nearest whole number, ties to even. Exact for magnitudes below 2^22; the codes here stay below 2^8.
+#[inline(always)]
+pub(super) fn round(v: f32) -> f32 {
+    const SHIFT: f32 = 12_582_912.0; // 1.5 * 2^23: the sum has no fraction bits left
+    (v + SHIFT) - SHIFT
+}
+
+/// `v` limited to `[low, high]`. Written as comparisons, which compile to one instruction each, as `f32::clamp` does not.
+#[inline(always)]
+pub(super) fn limit(v: f32, low: f32, high: f32) -> f32 {
+    let v = if v > low { v } else { low };
+    if v < high { v } else { high }
+}
+
+/// Sum of the lanes in one fixed order.
+#[inline(always)]
+pub(super) fn total(lanes: [f32; LANES]) -> f32 {
+    ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
+}
+
+/// Sum of `f(x, w)`.
+#[inline(always)]
+pub(super) fn sum2<const N: usize>(x: &[f32; N], w: &[f32; N], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    for (x, w) in x.as_chunks::<LANES>().0.iter().zip(w.as_chunks::<LANES>().0) {
+        for i in 0..LANES {
+            lanes[i] += f(x[i], w[i]);
+        }
+    }
+    total(lanes)
+}
+
+/// The value that is largest in magnitude.
+#[inline(always)]
+pub(super) fn extreme(x: &[f32]) -> f32 {
+    x.iter().fold(0.0, |best: f32, &v| if v.abs() > best.abs() { v } else { best })
+}
+
+/// A scale as a half, and the number that half stands for. A scale too small for a half becomes the smallest half instead of zero: codes
+/// are rounded to the scale as stored, so that is never worse.
+#[inline(always)]
+pub(super) fn to_half(v: f32) -> ([u8; 2], f32) {
+    let mut half = f16::from_f32(v);
+    if half.to_f32() == 0.0 && v != 0.0 {
+        half = f16::MIN_POSITIVE_SUBNORMAL.copysign(half);
+    }
+    (half.to_le_bytes(), half.to_f32())
+}
+
+/// Scale `d` for `x ~ d * q`, `q` whole in `[-half, half - 1]`, that makes the sum of `w * (x - d * q)^2` small.
+///
+/// The extreme value of the block fixes the scale up to a factor near one. `2 * steps + 1` factors are tried; each gives codes, the codes
+/// give the best scale `sum(w x q) / sum(w q q)`, and that leaves the error `sum(w x x) - sum(w x q)^2 / sum(w q q)`.
+pub(super) fn symmetric_scale<const N: usize>(x: &[f32; N], w: &[f32; N], half: f32, steps: i32, step: f32) -> f32 {
+    let extreme = extreme(x);
+    if extreme.abs() < NOTHING {
+        return 0.0;
+    }
+    let (mut best_gain, mut best) = (0.0, -extreme / half);
+    for k in -steps..=steps {
+        let inverse = -(half + k as f32 * step) / extreme;
+        let (xq, qq) = products(x, w, inverse, half);
+        if qq > 0.0 && xq * xq > best_gain * qq {
+            best_gain = xq * xq / qq;
+            best = xq / qq;
+        }
+    }
+    best
+}
+
+/// `sum(w x q)` and `sum(w q q)` for the codes `q` that `inverse` gives.
+#[inline(always)]
+fn products<const N: usize>(x: &[f32; N], w: &[f32; N], inverse: f32, half: f32) -> (f32, f32) {
+    let (mut xq, mut qq) = ([0.0; LANES], [0.0; LANES]);
+    for (x, w) in x.as_chunks::<LANES>().0.iter().zip(w.as_chunks::<LANES>().0) {
+        for i in 0..LANES {
+            let q = round(limit(x[i] * inverse, -half, half - 1.0));
+            let wq = w[i] * q;
+            xq[i] += wq * x[i];
+            qq[i] += wq * q;
+        }
+    }
+    (total(xq), total(qq))
+}
+
+/// Code `q + half` of each value for scale `d`, 0 to `2 * half - 1`.
+#[inline(always)]
+pub(super) fn symmetric_codes<const N: usize>(x: &[f32; N], d: f32, half: f32) -> [u8; N] {
+    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+    let mut codes = [0; N];
+    for (code, &x) in codes.iter_mut().zip(x) {
+        *code = (round(limit(x * inverse, -half, half - 1.0)) + half) as i32 as u8;
+    }
+    codes
+}
