@@ -1,6 +1,15 @@
 //! Pack to tokens: budget -> trunk and window -> forward -> logits -> text.
 
+pub mod budget;
 pub mod error;
+mod expert;
+pub mod io;
 pub mod kernels;
+pub mod memory;
+pub mod pack;
+mod reader;
+pub mod store;
+pub mod trunk;
+pub mod window;
 
 pub use error::{Error, Result};

@@ -1,0 +1,112 @@
+//! A disk in memory that misbehaves on demand, the same way for the same seed.
+
+use std::collections::VecDeque;
+use std::io;
+
+use super::{Completion, DiskIo, IO_ALIGNMENT, Piece};
+
+/// What goes wrong, each with a chance in 1000 per piece.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// Fewer bytes than asked for.
+    pub short: u32,
+    /// EINTR or EAGAIN.
+    pub interrupted: u32,
+    /// EIO.
+    pub error: u32,
+    /// One bit of the piece is wrong.
+    pub flip: u32,
+    /// EIO whenever a piece covers this byte of the file.
+    pub bad_sector: Option<u64>,
+    /// The bit at this byte is wrong whenever a piece covers it.
+    pub bad_bit: Option<u64>,
+    /// At most this many random faults in all.
+    pub budget: u32,
+}
+
+/// See the module's text. Pieces complete in a random order.
+pub struct FakeDisk {
+    content: Vec<u8>,
+    faults: Faults,
+    state: u64,
+    in_flight: VecDeque<Piece>,
+    /// Random faults made so far.
+    pub made: u32,
+}
+
+// SAFETY: the pointers in `in_flight` are addresses that the submitter vouches for (see `DiskIo::submit`), on whatever thread.
+unsafe impl Send for FakeDisk {}
+
+impl FakeDisk {
+    /// A disk that holds `content`.
+    pub fn new(content: Vec<u8>, faults: Faults, seed: u64) -> FakeDisk {
+        FakeDisk { content, faults, state: seed.wrapping_mul(2).wrapping_add(1), in_flight: VecDeque::new(), made: 0 }
+    }
+
+    /// SplitMix64 (Steele et al. 2014).
+    fn random(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn strikes(&mut self, chance: u32) -> bool {
+        let hit = self.random() % 1000 < chance as u64 && self.made < self.faults.budget;
+        self.made += hit as u32;
+        hit
+    }
+
+    fn run(&mut self, piece: &Piece) -> io::Result<usize> {
+        let covers = |at: Option<u64>| at.filter(|&at| at >= piece.offset && at - piece.offset < piece.length as u64);
+        if self.strikes(self.faults.interrupted) {
+            let kind = if self.random() & 1 == 0 { io::ErrorKind::Interrupted } else { io::ErrorKind::WouldBlock };
+            return Err(kind.into());
+        }
+        if covers(self.faults.bad_sector).is_some() || self.strikes(self.faults.error) {
+            return Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()));
+        }
+        let start = (piece.offset as usize).min(self.content.len());
+        let mut length = piece.length.min(self.content.len() - start);
+        if length > IO_ALIGNMENT && self.strikes(self.faults.short) {
+            length = 1 + (self.random() as usize) % (length - 1);
+        }
+        // SAFETY: by the contract of `submit` the memory is valid, initialised and ours until the completion is returned.
+        let target = unsafe { std::slice::from_raw_parts_mut(piece.target, length) };
+        target.copy_from_slice(&self.content[start..start + length]);
+        if length > 0 && self.strikes(self.faults.flip) {
+            let bit = self.random();
+            target[(bit >> 3) as usize % length] ^= 1 << (bit & 7);
+        }
+        if let Some(byte) = covers(self.faults.bad_bit).and_then(|at| target.get_mut((at - piece.offset) as usize)) {
+            *byte ^= 1;
+        }
+        Ok(length)
+    }
+}
+
+impl DiskIo for FakeDisk {
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+
+    fn register(&mut self, _regions: &[(*mut u8, usize)]) -> bool {
+        false
+    }
+
+    unsafe fn submit(&mut self, pieces: &[Piece]) -> io::Result<()> {
+        self.in_flight.extend(pieces);
+        Ok(())
+    }
+
+    fn wait(&mut self) -> io::Result<Completion> {
+        let count = self.in_flight.len();
+        if count == 0 {
+            return Err(io::Error::other("nothing in flight"));
+        }
+        let pick = self.random() as usize % count;
+        let piece = self.in_flight.swap_remove_back(pick).ok_or(io::ErrorKind::NotFound)?;
+        let result = self.run(&piece);
+        Ok(Completion { tag: piece.tag, result })
+    }
+}

@@ -1,0 +1,67 @@
+//! Reading the pack: a few backends that do raw, asynchronous reads ([`DiskIo`]), and one queue over them ([`Queue`]) that
+//! cuts runs into pieces, keeps the drive busy, and deals with short reads, interruptions and errors.
+
+pub mod buffered;
+pub mod fake;
+pub mod open;
+pub mod pread;
+pub mod queue;
+#[cfg(target_os = "linux")]
+pub mod uring;
+
+use std::io;
+
+pub use open::{IoBackend, Opened, open};
+pub use queue::{Done, Queue, ReadError};
+
+/// Bytes of one request to the kernel. Times [`DEPTH`] it covers the drive: at 1 MiB a few requests saturate an NVMe drive,
+/// and a few more hide the gaps between them.
+pub const PIECE_BYTES: usize = 1 << 20;
+/// Most pieces in flight.
+pub const DEPTH: usize = 32;
+/// Offsets, lengths and addresses of all pieces are multiples of this; every pack is aligned to at least as much.
+pub const IO_ALIGNMENT: usize = 4096;
+
+/// One read of at most [`PIECE_BYTES`], as a backend sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece {
+    /// Comes back in the [`Completion`].
+    pub tag: usize,
+    /// Offset in the file, a multiple of [`IO_ALIGNMENT`].
+    pub offset: u64,
+    /// Where the bytes go, a multiple of [`IO_ALIGNMENT`].
+    pub target: *mut u8,
+    /// Bytes wanted, a multiple of [`IO_ALIGNMENT`], not 0.
+    pub length: usize,
+}
+
+// SAFETY: `target` is only an address; whoever submits a piece vouches for it (see `DiskIo::submit`).
+unsafe impl Send for Piece {}
+
+/// The raw result of a piece: what the kernel said, short reads and all.
+#[derive(Debug)]
+pub struct Completion {
+    /// Tag of the piece.
+    pub tag: usize,
+    /// Bytes read (0 at the end of the file), or the error.
+    pub result: io::Result<usize>,
+}
+
+/// Raw asynchronous reads from one file. [`fake::FakeDisk`] is the deterministic one for tests.
+pub trait DiskIo: Send {
+    /// Name for statistics and messages.
+    fn name(&self) -> &'static str;
+
+    /// Tells the kernel about memory that pieces will go to, which makes each read cheaper. Best effort; true if it was done.
+    fn register(&mut self, regions: &[(*mut u8, usize)]) -> bool;
+
+    /// Starts all of `pieces`. The caller keeps at most [`DEPTH`] in flight. After an error the backend is beyond use.
+    ///
+    /// # Safety
+    /// Each piece's memory is initialised and valid for writes, and nobody else reads or writes it, until its completion was returned by
+    /// [`DiskIo::wait`]; for ever, if that fails.
+    unsafe fn submit(&mut self, pieces: &[Piece]) -> io::Result<()>;
+
+    /// Waits for one piece; pieces complete in any order. Must not be called with nothing in flight. An error is the backend's, not a read's.
+    fn wait(&mut self) -> io::Result<Completion>;
+}

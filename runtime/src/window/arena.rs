@@ -1,0 +1,243 @@
+//! Page-aligned anonymous memory cut into spans: the trunk (a span per run) and the window (a span per slot).
+//!
+//! A span is either readable through the arena or leased to the I/O side, never both: that is what makes reads that land in place sound.
+//! Everything is mapped at start and stays until the arena and all its leases are gone.
+
+use std::ffi::c_void;
+use std::io;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use rustix::mm::{Advice, MapFlags, MlockFlags, ProtFlags, madvise, mlock_with, mmap_anonymous, munmap};
+
+/// Start and length of every span are multiples of this. Covers the page size and every direct-I/O alignment the reader accepts.
+pub const SPAN_ALIGNMENT: usize = 4096;
+/// Huge pages of x86-64 and of arm64 with 4 KiB pages; the mapping starts on a multiple.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// One anonymous mapping.
+struct Mapping {
+    base: NonNull<u8>,
+    length: usize,
+}
+
+// SAFETY: a Mapping is an address range that it owns alone; it hands out no references itself. Aliasing is governed by Arena and Lease.
+unsafe impl Send for Mapping {}
+// SAFETY: as above: nothing is read or written through a shared Mapping.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `length > 0` bytes of zeros, starting on a huge page. Only address space is taken until pages are touched.
+    fn new(length: usize) -> io::Result<Mapping> {
+        let reserved = length.checked_add(HUGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new private anonymous mapping at an address of the kernel's choice touches no memory in use.
+        let raw = unsafe { mmap_anonymous(std::ptr::null_mut(), reserved, protection, MapFlags::PRIVATE | MapFlags::NORESERVE) }?;
+        let head = raw.addr().next_multiple_of(HUGE_PAGE) - raw.addr();
+        // Trim to exactly `length`, so that no huge page can grow past what the budget counted.
+        // SAFETY: both ranges lie inside the mapping just made, are multiples of the page size (`length` is a multiple of SPAN_ALIGNMENT
+        // and rounded up by munmap), and nothing refers to them yet.
+        unsafe {
+            if head > 0 {
+                munmap(raw, head)?;
+            }
+            let end = raw.byte_add(head + length);
+            let tail = HUGE_PAGE - head;
+            let page = rustix::param::page_size();
+            let skip = end.addr().next_multiple_of(page) - end.addr();
+            if tail > skip {
+                munmap(end.byte_add(skip), tail - skip)?;
+            }
+        }
+        // SAFETY: `head <= HUGE_PAGE`, so the address lies inside the mapping.
+        let base = unsafe { raw.byte_add(head) }.cast::<u8>();
+        let base = NonNull::new(base).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Mapping { base, length })
+    }
+
+    fn raw(&self) -> *mut c_void {
+        self.base.as_ptr().cast()
+    }
+
+    /// Asks for huge pages; a kernel without them is fine.
+    fn advise_huge(&self) {
+        // SAFETY: the range is this mapping; the advice changes page size, not contents.
+        let _ = unsafe { madvise(self.raw(), self.length, Advice::LinuxHugepage) };
+    }
+
+    /// Locks pages as they are touched (not now: zeroing gigabytes would delay the first token). False where limits forbid it.
+    fn lock(&self) -> bool {
+        // SAFETY: the range is this mapping.
+        unsafe { mlock_with(self.raw(), self.length, MlockFlags::ONFAULT) }.is_ok()
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the last owner is gone: the arena and every lease hold an Arc to this mapping.
+        let _ = unsafe { munmap(self.raw(), self.length) };
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Span {
+    start: usize,
+    length: usize,
+    leased: bool,
+}
+
+/// Memory cut into spans. See the module's text for who may touch a span when.
+pub struct Arena {
+    /// `None` when there are no bytes at all.
+    map: Option<Arc<Mapping>>,
+    spans: Vec<Span>,
+    locked: bool,
+}
+
+impl Arena {
+    /// Maps one span for each length, in order, each rounded up to [`SPAN_ALIGNMENT`]. Fails when address space or commit limits are exceeded.
+    pub fn new(lengths: impl IntoIterator<Item = usize>) -> io::Result<Arena> {
+        let mut spans = Vec::new();
+        let mut end = 0usize;
+        for length in lengths {
+            spans.push(Span { start: end, length, leased: false });
+            end = length.checked_next_multiple_of(SPAN_ALIGNMENT).and_then(|l| end.checked_add(l)).ok_or(io::ErrorKind::OutOfMemory)?;
+        }
+        if end == 0 {
+            return Ok(Arena { map: None, spans, locked: true });
+        }
+        let map = Mapping::new(end)?;
+        map.advise_huge();
+        let locked = map.lock();
+        Ok(Arena { map: Some(Arc::new(map)), spans, locked })
+    }
+
+    /// Number of spans.
+    pub fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// There are no spans.
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    /// The memory is locked, or there is none.
+    pub fn locked(&self) -> bool {
+        self.locked
+    }
+
+    /// Address and length of the whole memory, for registering it with the kernel.
+    pub fn region(&self) -> Option<(*mut u8, usize)> {
+        self.map.as_ref().map(|m| (m.base.as_ptr(), m.length))
+    }
+
+    /// Bytes of a span; `None` if there is no such span or it is leased.
+    pub fn bytes(&self, span: usize) -> Option<&[u8]> {
+        let s = self.spans.get(span).filter(|s| !s.leased)?;
+        let map = self.map.as_ref()?;
+        // SAFETY: the span lies inside the mapping, whose bytes are initialised (anonymous memory reads as zero). It is not leased, and leasing
+        // it takes `&mut self`, so nothing writes to it while this borrow of `self` lives.
+        Some(unsafe { std::slice::from_raw_parts(map.base.as_ptr().add(s.start), s.length) })
+    }
+
+    /// Takes a span out for writing; `None` if there is no such span or it is out already.
+    pub fn lease(&mut self, span: usize) -> Option<Lease> {
+        let s = self.spans.get_mut(span).filter(|s| !s.leased)?;
+        let map = self.map.as_ref()?;
+        s.leased = true;
+        Some(Lease { map: Arc::clone(map), span, start: s.start, length: s.length })
+    }
+
+    /// Puts a leased span back. A lease of another arena is dropped without effect.
+    pub fn restore(&mut self, lease: Lease) {
+        if self.map.as_ref().is_some_and(|m| Arc::ptr_eq(m, &lease.map))
+            && let Some(s) = self.spans.get_mut(lease.span)
+        {
+            s.leased = false;
+        }
+    }
+}
+
+/// A span that is out for writing. The only way to its bytes until it is restored; dropping it instead leaves the span unreadable for good.
+pub struct Lease {
+    map: Arc<Mapping>,
+    span: usize,
+    start: usize,
+    length: usize,
+}
+
+impl Lease {
+    /// Number of the span in its arena.
+    pub fn span(&self) -> usize {
+        self.span
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// The span has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// First byte. Writing through it is sound while the lease lives and nobody uses [`Lease::bytes`].
+    pub fn as_ptr(&self) -> *mut u8 {
+        // SAFETY: the span lies inside the mapping.
+        unsafe { self.map.base.as_ptr().add(self.start) }
+    }
+
+    /// The bytes, for whoever holds the lease and has no read in flight into it.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: inside the mapping, initialised; the lease is the only access, and it is with the I/O queue, not here, while a read is in flight.
+        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.length) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_aligned_zeroed_and_exclusive() {
+        let mut arena = Arena::new([1, 4096, 5000, 3 << 20]).unwrap();
+        for (i, length) in [1, 4096, 5000, 3 << 20].into_iter().enumerate() {
+            let bytes = arena.bytes(i).unwrap();
+            assert_eq!(bytes.len(), length);
+            assert!(bytes.as_ptr().addr().is_multiple_of(SPAN_ALIGNMENT));
+            assert!(bytes.iter().all(|&b| b == 0));
+        }
+        let lease = arena.lease(2).unwrap();
+        assert!(arena.bytes(2).is_none() && arena.lease(2).is_none());
+        assert!(arena.bytes(1).is_some() && arena.bytes(3).is_some());
+        // SAFETY: the lease is ours and nothing else refers to the span.
+        unsafe { lease.as_ptr().write_bytes(7, lease.len()) };
+        assert!(lease.bytes().iter().all(|&b| b == 7));
+        arena.restore(lease);
+        assert!(arena.bytes(2).unwrap().iter().all(|&b| b == 7));
+        assert!(arena.bytes(1).unwrap().iter().chain(arena.bytes(3).unwrap()).all(|&b| b == 0), "no neighbour was touched");
+    }
+
+    #[test]
+    fn a_lease_outlives_its_arena_and_fits_no_other() {
+        let mut a = Arena::new([4096]).unwrap();
+        let mut b = Arena::new([4096]).unwrap();
+        let (from_a, from_b) = (a.lease(0).unwrap(), b.lease(0).unwrap());
+        b.restore(from_a);
+        assert!(b.bytes(0).is_none(), "a foreign lease restores nothing");
+        drop(b);
+        // SAFETY: the lease keeps the mapping alive.
+        unsafe { from_b.as_ptr().write_bytes(1, from_b.len()) };
+        assert_eq!(from_b.bytes()[4095], 1);
+    }
+
+    #[test]
+    fn empty_arenas_and_absurd_lengths() {
+        let mut none = Arena::new([]).unwrap();
+        assert!(none.is_empty() && none.lease(0).is_none() && none.bytes(0).is_none());
+        assert!(Arena::new([usize::MAX - 10]).is_err());
+        assert!(Arena::new([usize::MAX / 2, usize::MAX / 2, usize::MAX / 2]).is_err());
+    }
+}

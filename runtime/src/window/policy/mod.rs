@@ -1,0 +1,98 @@
+//! Who leaves the window. A policy answers one question: how long until this expert is wanted again, as far as it can tell?
+
+mod lfu;
+mod lru;
+
+pub use lfu::DecayedLfu;
+pub use lru::Lru;
+
+/// What an expert is held for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Purpose {
+    /// A step of a few tokens: what it uses says what later steps will use.
+    #[default]
+    Decode,
+    /// A long prompt, which walks through nearly all experts once: it must not push out what decoding needs.
+    Prefill,
+}
+
+/// Number of an expert in the whole model: the experts of layer 0, then those of layer 1, ...
+pub type Key = u32;
+
+/// Shape of the model as the window sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// First key of each layer, then the number of keys.
+    base: Vec<Key>,
+    /// Experts a token uses, of each layer.
+    top_k: Vec<u32>,
+}
+
+impl Shape {
+    /// From (experts, top_k) of each layer, (0, 0) for layers without experts. `None` if there are 2^32 keys or more.
+    pub fn new(layers: impl IntoIterator<Item = (u32, u32)>) -> Option<Shape> {
+        let mut shape = Shape { base: vec![0], top_k: Vec::new() };
+        let mut end = 0u32;
+        for (experts, top_k) in layers {
+            end = end.checked_add(experts)?;
+            shape.base.push(end);
+            shape.top_k.push(top_k);
+        }
+        Some(shape)
+    }
+
+    /// Number of layers.
+    pub fn layers(&self) -> usize {
+        self.top_k.len()
+    }
+
+    /// Number of keys.
+    pub fn keys(&self) -> usize {
+        self.base.last().map_or(0, |&n| n as usize)
+    }
+
+    /// Keys of a layer; empty if there is no such layer.
+    pub fn range(&self, layer: u32) -> std::ops::Range<Key> {
+        match self.base.get(layer as usize..layer as usize + 2) {
+            Some(&[first, end]) => first..end,
+            _ => 0..0,
+        }
+    }
+
+    /// Key of an expert.
+    pub fn key(&self, layer: u32, expert: u32) -> Option<Key> {
+        let range = self.range(layer);
+        range.start.checked_add(expert).filter(|k| range.contains(k))
+    }
+}
+
+/// A cache policy. A new one is a file and a variant.
+pub enum Policy {
+    /// The default, see [`DecayedLfu`].
+    DecayedLfu(DecayedLfu),
+    /// Least recently used, for comparison.
+    Lru(Lru),
+}
+
+impl Policy {
+    /// The default policy.
+    pub fn new(shape: &Shape) -> Policy {
+        Policy::DecayedLfu(DecayedLfu::new(shape))
+    }
+
+    /// A visit to a layer that used `keys`, all of that layer.
+    pub fn visit(&mut self, shape: &Shape, layer: u32, keys: impl Iterator<Item = Key>, purpose: Purpose) {
+        match self {
+            Policy::DecayedLfu(p) => p.visit(shape.range(layer), keys, purpose),
+            Policy::Lru(p) => p.visit(keys),
+        }
+    }
+
+    /// How long, in layers, until `key` of `key_layer` is wanted again, seen from a visit to `layer`. The largest value leaves first.
+    pub fn wait(&self, key: Key, key_layer: u32, layer: u32, purpose: Purpose) -> f32 {
+        match self {
+            Policy::DecayedLfu(p) => p.wait(key, key_layer, layer, purpose),
+            Policy::Lru(p) => p.wait(key),
+        }
+    }
+}
