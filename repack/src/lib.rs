@@ -3,8 +3,12 @@
 #![forbid(unsafe_code)]
 
 pub mod arch;
+pub mod cli;
 pub mod encode;
 pub mod error;
+pub mod plan;
+pub mod progress;
 pub mod source;
+pub mod write;
 
 pub use error::{Error, Result};

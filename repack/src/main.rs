@@ -1,2 +1,7 @@
-//! `forebay-repack`.
-fn main() {}
+//! `forebay-repack`: see [`forebay_repack::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    forebay_repack::cli::main()
+}

@@ -2,6 +2,7 @@
 
 pub mod index;
 pub mod manifest;
+pub mod source;
 pub mod sums;
 pub mod superblock;
 

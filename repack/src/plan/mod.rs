@@ -1,0 +1,289 @@
+//! The plan: which source rows go to which bytes of the pack. Pure: made from headers and the binding alone, so that `--dry-run` can print
+//! it, `--resume` can compare it, and any thread can compute any piece of the pack by itself.
+//!
+//! Runs lie in this order: embedding, trunk runs, head, experts (layer by layer, expert by expert), carried tensors. Sections follow.
+
+mod identity;
+mod segments;
+pub mod slices;
+pub mod types;
+
+use crate::arch::{Binding, Bound, BoundExpert};
+use crate::error::{Error, Result};
+use crate::source::{Checkpoint, Tensor};
+use forebay_format::layout::index::{BundleId, Kind, Layout};
+use forebay_format::layout::manifest::{CarriedTensor, ExpertPlace, Manifest, TensorPlace, Tiling};
+use forebay_format::layout::{DEFAULT_ALIGNMENT, DEFAULT_CHUNK_BYTES, SUPERBLOCK_BYTES, align_up};
+use forebay_format::model::Ffn;
+use forebay_format::validate_pack::{TENSOR_ALIGNMENT, matrix_bytes};
+pub use segments::Segment;
+use slices::ExpertShape;
+use std::collections::HashMap;
+pub use types::Quantize;
+
+/// One aligned run of the pack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// What it holds.
+    pub id: BundleId,
+    /// First byte in the file.
+    pub offset: u64,
+    /// Bytes, padding included.
+    pub length: u64,
+    /// Bytes without padding.
+    pub used: u64,
+    /// Position in [`Plan::layouts`].
+    pub layout: u32,
+}
+
+/// Source ranges to destination ranges, and everything else that is known before a weight is read.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What happens to the weights.
+    pub quantize: Quantize,
+    /// Alignment of runs, slices and sections.
+    pub alignment: u32,
+    /// Length of a chunk with a fast sum.
+    pub chunk_bytes: u32,
+    /// Identity of the pack.
+    pub pack_id: [u8; 16],
+    /// The manifest.
+    pub manifest: Manifest,
+    /// Distinct layouts.
+    pub layouts: Vec<Layout>,
+    /// Runs in file order, without gaps.
+    pub runs: Vec<Run>,
+    /// End of the last run.
+    pub payload_end: u64,
+    /// Lines for the user about what the pack leaves out or carries.
+    pub remarks: Vec<String>,
+    binding: Sources,
+}
+
+/// The part of the binding that segments are computed from.
+#[derive(Clone, Debug)]
+struct Sources {
+    embedding: Vec<Bound>,
+    trunk: Vec<Vec<Bound>>,
+    head: Vec<Bound>,
+    experts: Vec<Vec<BoundExpert>>,
+    carried: Vec<usize>,
+}
+
+impl Plan {
+    /// Plans the conversion. Fails if a type is not supported, or if the binding does not fit the tensors.
+    pub fn new(checkpoint: &Checkpoint, binding: &Binding, quantize: Quantize) -> Result<Plan> {
+        let mut layout = Runs::new(DEFAULT_ALIGNMENT);
+        let planner = Planner { checkpoint, quantize };
+        let embedding = planner.places(&mut layout, BundleId::global(Kind::Embedding, 0), &binding.embedding)?;
+        let mut trunk = Vec::with_capacity(binding.trunk.len());
+        for (layer, bound) in (0u32..).zip(&binding.trunk) {
+            trunk.push(planner.places(&mut layout, BundleId::trunk(layer), bound)?);
+        }
+        let head = planner.places(&mut layout, BundleId::global(Kind::Head, 0), &binding.head)?;
+        let mut experts = Vec::with_capacity(binding.experts.len());
+        for ((layer, bound), spec) in (0u32..).zip(&binding.experts).zip(&binding.spec.layers) {
+            experts.push(planner.experts(&mut layout, layer, bound, &spec.ffn, binding.spec.hidden)?);
+        }
+        let carried = planner.carried(&mut layout, &binding.carried)?;
+        let manifest = Manifest {
+            writer: concat!("forebay-repack ", env!("CARGO_PKG_VERSION")).into(),
+            spec: binding.spec.clone(),
+            embedding,
+            trunk,
+            head,
+            experts,
+            neurons: Vec::new(),
+            carried,
+            tokenizer: binding.tokenizer.clone(),
+            chat_template: binding.chat_template.clone(),
+            generation: binding.generation.clone(),
+            provenance: identity::provenance(checkpoint, binding, quantize),
+        };
+        Ok(Plan {
+            quantize,
+            alignment: layout.alignment as u32,
+            chunk_bytes: DEFAULT_CHUNK_BYTES,
+            pack_id: identity::pack_id(checkpoint, quantize, layout.alignment as u32, DEFAULT_CHUNK_BYTES),
+            manifest,
+            layouts: layout.layouts,
+            runs: layout.runs,
+            payload_end: layout.end,
+            remarks: binding.remarks.clone(),
+            binding: Sources {
+                embedding: binding.embedding.clone(),
+                trunk: binding.trunk.clone(),
+                head: binding.head.clone(),
+                experts: binding.experts.clone(),
+                carried: binding.carried.clone(),
+            },
+        })
+    }
+
+    /// First byte of the first run.
+    pub fn payload_start(&self) -> u64 {
+        SUPERBLOCK_BYTES as u64
+    }
+
+    /// Layout of a run.
+    pub fn layout(&self, run: &Run) -> &Layout {
+        &self.layouts[run.layout as usize]
+    }
+
+    /// Bytes of weights, padding included.
+    pub fn payload_bytes(&self) -> u64 {
+        self.runs.iter().map(|r| r.length).sum()
+    }
+
+    /// An upper bound of the file's length; `metadata` is the size of the source's metadata.
+    pub fn file_bytes_bound(&self, metadata: u64) -> u64 {
+        let chunks: u64 = self.runs.iter().map(|r| self.layout(r).chunk_count(self.chunk_bytes)).sum();
+        let index = chunks * 8 + self.runs.len() as u64 * 80 + self.layouts.len() as u64 * 512 + self.manifest.trunk.len() as u64 * 64;
+        let manifest = serde_json::to_vec(&self.manifest).map_or(0, |j| j.len() as u64);
+        self.payload_end + index + manifest + metadata + 8 * self.alignment as u64
+    }
+}
+
+/// Runs laid out so far.
+struct Runs {
+    alignment: u64,
+    end: u64,
+    runs: Vec<Run>,
+    layouts: Vec<Layout>,
+    numbers: HashMap<Vec<u64>, u32>,
+}
+
+impl Runs {
+    fn new(alignment: u32) -> Self {
+        let alignment = alignment as u64;
+        Runs { alignment, end: alignment.max(SUPERBLOCK_BYTES as u64), runs: Vec::new(), layouts: Vec::new(), numbers: HashMap::new() }
+    }
+
+    /// Appends a run cut into `slices`, which are multiples of the alignment.
+    fn push(&mut self, id: BundleId, used: u64, slices: Vec<u64>) -> Result<()> {
+        let too_large = || Error::Unsupported { what: format!("{id}: its size"), hint: "it does not fit a 64-bit offset".into() };
+        let length = slices.iter().try_fold(0u64, |n, &s| n.checked_add(s)).ok_or_else(too_large)?;
+        let offset = self.end;
+        self.end = offset.checked_add(length).ok_or_else(too_large)?;
+        let layout = match self.numbers.get(&slices) {
+            Some(&n) => n,
+            None => {
+                let n = self.layouts.len() as u32;
+                self.numbers.insert(slices.clone(), n);
+                self.layouts.push(Layout { slices });
+                n
+            }
+        };
+        self.runs.push(Run { id, offset, length, used, layout });
+        Ok(())
+    }
+}
+
+struct Planner<'a> {
+    checkpoint: &'a Checkpoint,
+    quantize: Quantize,
+}
+
+impl Planner<'_> {
+    fn tensor(&self, number: usize) -> Result<&Tensor> {
+        let file = self.checkpoint.path.clone();
+        self.checkpoint
+            .tensors
+            .get(number)
+            .ok_or_else(|| Error::Malformed { file, why: format!("the binding names tensor number {number}") })
+    }
+
+    fn malformed(&self, tensor: &Tensor, why: String) -> Error {
+        let file = self.checkpoint.files.get(tensor.file).map_or_else(|| self.checkpoint.path.clone(), |f| f.path.clone());
+        Error::Malformed { file, why: format!("tensor {}: {why}", tensor.name) }
+    }
+
+    /// Checks that the source rows are there and are as many bytes as `rows x cols` take.
+    fn check_rows(&self, rows: &crate::arch::Rows, need_rows: u64, cols: u64) -> Result<&Tensor> {
+        let tensor = self.tensor(rows.tensor)?;
+        let qtype = types::weight_type(tensor)?;
+        if rows.first.checked_add(rows.count).is_none_or(|end| end > tensor.rows()) {
+            return Err(self.malformed(tensor, format!("has {} rows, not {} at {}", tensor.rows(), rows.count, rows.first)));
+        }
+        let have = matrix_bytes(qtype, rows.count, tensor.cols());
+        let need = matrix_bytes(qtype, need_rows, cols).filter(|&b| b > 0);
+        if need.is_none() || have != need {
+            let why = format!("{} rows of {} values of {} are not {need_rows} x {cols}", rows.count, tensor.cols(), qtype.name());
+            return Err(self.malformed(tensor, why));
+        }
+        Ok(tensor)
+    }
+
+    fn places(&self, runs: &mut Runs, id: BundleId, bound: &[Bound]) -> Result<Vec<TensorPlace>> {
+        let mut end = 0u64;
+        let mut places = Vec::with_capacity(bound.len());
+        for b in bound {
+            let tensor = self.check_rows(&b.source, b.rows as u64, b.cols as u64)?;
+            let qtype = self.quantize.stored(tensor, types::is_large(b.role), b.cols)?;
+            let bytes = matrix_bytes(qtype, b.rows as u64, b.cols as u64);
+            let offset = align_up(end, TENSOR_ALIGNMENT);
+            let (bytes, offset) = bytes.zip(offset).ok_or_else(|| self.malformed(tensor, "its size overflows".into()))?;
+            end = offset.checked_add(bytes).ok_or_else(|| self.malformed(tensor, "its size overflows".into()))?;
+            let (role, rows, cols, source) = (b.role, b.rows, b.cols, tensor.name.clone());
+            places.push(TensorPlace { role, qtype, rows, cols, offset, tiling: Tiling::RowMajor, source });
+        }
+        let length = align_up(end, runs.alignment).unwrap_or(u64::MAX).max(runs.alignment);
+        runs.push(id, end, vec![length])?;
+        Ok(places)
+    }
+
+    fn experts(&self, runs: &mut Runs, layer: u32, bound: &[BoundExpert], ffn: &Ffn, hidden: u32) -> Result<Option<ExpertPlace>> {
+        let (Some(first), Ffn::Routed(routed)) = (bound.first(), ffn) else { return Ok(None) };
+        let inner = routed.expert.inner;
+        let mut kinds = None;
+        for (number, e) in bound.iter().enumerate() {
+            let mut stored = [forebay_format::QuantType::F32; 3];
+            let parts = [(&e.gate, inner, hidden), (&e.up, inner, hidden), (&e.down, hidden, inner)];
+            for (slot, (rows, count, cols)) in stored.iter_mut().zip(parts) {
+                let tensor = self.check_rows(rows, count as u64, cols as u64)?;
+                if tensor.cols() != cols as u64 {
+                    return Err(self.malformed(tensor, format!("rows of {} values, an expert needs {cols}", tensor.cols())));
+                }
+                *slot = self.quantize.stored(tensor, true, cols)?;
+            }
+            if *kinds.get_or_insert(stored) != stored {
+                return Err(Error::Unsupported {
+                    what: format!("layer {layer} expert {number} with other types than expert 0"),
+                    hint: "all experts of a layer must have the same types; quantise them alike".into(),
+                });
+            }
+        }
+        let Some([gate, up, down]) = kinds else { return Ok(None) };
+        let row = |q: forebay_format::QuantType, cols: u32| q.row_bytes(cols as usize).map_or(0, |b| b as u64);
+        let shape = ExpertShape { inner, hidden, gate_row: row(gate, hidden), up_row: row(up, hidden), down_row: row(down, inner) };
+        let tensor = self.tensor(first.gate.tensor)?;
+        let (slices, lengths) = slices::cut(&shape, runs.alignment).ok_or_else(|| self.malformed(tensor, "its size overflows".into()))?;
+        // Cannot overflow: `cut` has computed the padded sizes.
+        let used = inner as u64 * (shape.gate_row + shape.up_row) + hidden as u64 * shape.down_row;
+        for ordinal in 0..bound.len() as u32 {
+            runs.push(BundleId::expert(layer, ordinal), used, lengths.clone())?;
+        }
+        let second = bound.get(1).unwrap_or(first);
+        let name = |a: usize, b: usize| Ok(identity::pattern(&self.tensor(a)?.name, &self.tensor(b)?.name));
+        let source = [
+            name(first.gate.tensor, second.gate.tensor)?,
+            name(first.up.tensor, second.up.tensor)?,
+            name(first.down.tensor, second.down.tensor)?,
+        ];
+        Ok(Some(ExpertPlace { gate, up, down, tiling: Tiling::RowMajor, slices, source }))
+    }
+
+    fn carried(&self, runs: &mut Runs, carried: &[usize]) -> Result<Vec<CarriedTensor>> {
+        let mut out = Vec::with_capacity(carried.len());
+        for (ordinal, &number) in (0u32..).zip(carried) {
+            let tensor = self.tensor(number)?;
+            let qtype = types::weight_type(tensor)?;
+            let bytes = matrix_bytes(qtype, tensor.rows(), tensor.cols()).filter(|&b| b > 0);
+            let bytes = bytes.ok_or_else(|| self.malformed(tensor, "its size overflows or is zero".into()))?;
+            let length = align_up(bytes, runs.alignment).ok_or_else(|| self.malformed(tensor, "its size overflows".into()))?;
+            runs.push(BundleId::global(Kind::Carried, ordinal), bytes, vec![length])?;
+            out.push(CarriedTensor { name: tensor.name.clone(), qtype, shape: tensor.shape.clone() });
+        }
+        Ok(out)
+    }
+}
