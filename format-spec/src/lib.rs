@@ -10,6 +10,7 @@ pub mod error;
 pub mod layout;
 pub mod model;
 pub mod quant;
+pub mod reference;
 pub mod shapes;
 pub mod validate;
 pub mod validate_pack;

@@ -8,11 +8,13 @@ use crate::layout::superblock::{Superblock, feature_names, hex};
 use crate::layout::{FEATURE_EXPERTS, FEATURE_NEURON_GROUPS, OPTIONAL_CARRIED, OPTIONAL_SOURCE};
 use crate::model::{Ffn, GatedFfn, Role};
 use crate::quant::QuantType;
+use crate::shapes::TensorShape;
 
 /// Offsets of matrices inside a run or a slice are multiples of this (a cache line, and the widest SIMD load).
 pub const TENSOR_ALIGNMENT: u64 = 64;
 
-/// Checks the manifest against the index: as many layers, runs, experts and carried tensors; every tensor inside its run, 64-byte aligned, in order,
+/// Checks the spec itself, and the manifest against spec and index: as many layers, runs, experts and carried tensors; the tensors that the spec needs, in
+/// execution order and of its shapes; every tensor inside its run, 64-byte aligned, in order,
 /// overlapping nothing; an expert's slices equal to the index layout of each of its layer's bundles, uniform, covering every row once.
 pub fn check(manifest: &Manifest, index: &Index) -> Result<(), FormatError> {
     let layers = index.layers() as usize;
@@ -23,11 +25,13 @@ pub fn check(manifest: &Manifest, index: &Index) -> Result<(), FormatError> {
     if !manifest.neurons.is_empty() || (0..index.layers()).any(|l| index.count(Kind::NeuronGroup, l) != 0) {
         return Err(FormatError::UnknownFeature(feature_names(FEATURE_NEURON_GROUPS)));
     }
-    check_run(index, BundleId::global(Kind::Embedding, 0), &manifest.embedding)?;
-    check_run(index, BundleId::global(Kind::Head, 0), &manifest.head)?;
+    manifest.spec.validate()?;
+    let (spec, embedding, head) = (&manifest.spec, BundleId::global(Kind::Embedding, 0), BundleId::global(Kind::Head, 0));
+    check_run(index, embedding, &manifest.embedding, &spec.embedding_tensors())?;
+    check_run(index, head, &manifest.head, &spec.head_tensors())?;
     let layer_parts = manifest.spec.layers.iter().zip(&manifest.trunk).zip(&manifest.experts);
     for (layer, ((spec, trunk), experts)) in (0u32..).zip(layer_parts) {
-        check_run(index, BundleId::trunk(layer), trunk)?;
+        check_run(index, BundleId::trunk(layer), trunk, &spec.tensors(manifest.spec.hidden)?)?;
         let count = index.count(Kind::Expert, layer);
         match (&spec.ffn, experts) {
             (Ffn::Routed(routed), Some(place)) => {
@@ -68,15 +72,20 @@ pub fn matrix_bytes(qtype: QuantType, rows: u64, cols: u64) -> Option<u64> {
     rows.checked_mul(row as u64)
 }
 
-fn check_run(index: &Index, id: BundleId, places: &[TensorPlace]) -> Result<(), FormatError> {
+fn check_run(index: &Index, id: BundleId, places: &[TensorPlace], needed: &[TensorShape]) -> Result<(), FormatError> {
     equal(format!("{id}: records"), index.count(id.kind, id.layer) as u64, 1, "expected")?;
     let record = index.get(id)?;
-    let mut end = 0u64;
-    for (i, place) in places.iter().enumerate() {
-        let bad = |why: String| FormatError::invalid(format!("{id}, {}", role_name(place.role)), why);
-        if places[..i].iter().any(|p| p.role == place.role) {
-            return Err(bad("listed twice".into()));
+    equal(format!("{id}: tensors"), places.len() as u64, needed.len() as u64, "in the spec")?;
+    for (place, need) in places.iter().zip(needed) {
+        if (place.role, place.rows, place.cols) != (need.role, need.rows, need.cols) {
+            let have = format!("{} [{}, {}]", role_name(place.role), place.rows, place.cols);
+            let want = format!("{} [{}, {}]", role_name(need.role), need.rows, need.cols);
+            return Err(FormatError::invalid(id.to_string(), format!("has {have} where the spec needs {want}")));
         }
+    }
+    let mut end = 0u64;
+    for place in places {
+        let bad = |why: String| FormatError::invalid(format!("{id}, {}", role_name(place.role)), why);
         let bytes = matrix_bytes(place.qtype, place.rows as u64, place.cols as u64).filter(|&b| b > 0);
         let bytes = bytes.ok_or_else(|| bad(format!("{} x {} values of {} have no size", place.rows, place.cols, place.qtype.name())))?;
         if !place.offset.is_multiple_of(TENSOR_ALIGNMENT) {

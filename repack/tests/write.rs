@@ -3,7 +3,9 @@
 mod common;
 
 use common::{SMALL, Shape, options, toy};
-use forebay_format::QuantType;
+use forebay_format::reference::Reader;
+use forebay_format::{BundleId, Kind, QuantType};
+use forebay_repack::arch::Rows;
 use forebay_repack::plan::{Plan, Quantize};
 use forebay_repack::{Error, write};
 use std::path::PathBuf;
@@ -26,6 +28,40 @@ fn the_same_bytes_for_any_number_of_threads() {
     for threads in [2, 5] {
         let (_dir, other) = convert_with(shape, threads);
         assert!(std::fs::read(other).unwrap() == first, "{threads} threads");
+    }
+}
+
+#[test]
+fn the_reference_reader_gives_back_what_the_source_holds() {
+    let large = Shape { hidden: 512, inner: 768, experts: 3, vocab: 200, dtype: QuantType::BF16 };
+    for shape in [SMALL, large] {
+        let (dir, out) = convert_with(shape, 3);
+        let source = std::fs::read(dir.path().join("weights.bin")).unwrap();
+        let (checkpoint, binding) = toy(dir.path(), shape);
+        let rows = |r: &Rows| {
+            let t = &checkpoint.tensors[r.tensor];
+            let row = shape.dtype.row_bytes(t.cols() as usize).unwrap() as u64;
+            let start = t.range.start + r.first * row;
+            &source[start as usize..(start + r.count * row) as usize]
+        };
+        let reader = Reader::open(&out).unwrap();
+        let mut runs = vec![(BundleId::global(Kind::Embedding, 0), &binding.embedding), (BundleId::global(Kind::Head, 0), &binding.head)];
+        runs.extend((0..).zip(&binding.trunk).map(|(l, t)| (BundleId::trunk(l), t)));
+        for (run, bound) in runs.iter().flat_map(|(run, list)| list.iter().map(|b| (*run, b))) {
+            let matrix = reader.tensor(run, bound.role).unwrap().unwrap();
+            assert_eq!((matrix.rows, matrix.cols), (bound.rows, bound.cols));
+            assert!(matrix.bytes == rows(&bound.source), "{run} {:?}", bound.role);
+            assert_eq!(matrix.values().len(), (bound.rows * bound.cols) as usize);
+        }
+        for (e, bound) in (0..).zip(&binding.experts[0]) {
+            let parts = reader.expert(0, e).unwrap();
+            for (matrix, source) in parts.iter().zip([&bound.gate, &bound.up, &bound.down]) {
+                assert!(matrix.bytes == rows(source), "expert {e}");
+            }
+        }
+        let carried = &checkpoint.tensors[binding.carried[0]];
+        assert!(reader.carried(0).unwrap() == source[carried.range.start as usize..carried.range.end as usize]);
+        assert_eq!(reader.source().unwrap(), checkpoint.small_files);
     }
 }
 

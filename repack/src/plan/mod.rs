@@ -15,7 +15,8 @@ use forebay_format::layout::index::{BundleId, Kind, Layout};
 use forebay_format::layout::manifest::{CarriedTensor, ExpertPlace, Manifest, TensorPlace, Tiling};
 use forebay_format::layout::{DEFAULT_ALIGNMENT, DEFAULT_CHUNK_BYTES, SUPERBLOCK_BYTES, align_up};
 use forebay_format::model::Ffn;
-use forebay_format::validate_pack::{TENSOR_ALIGNMENT, matrix_bytes};
+use forebay_format::shapes::TensorShape;
+use forebay_format::validate_pack::{TENSOR_ALIGNMENT, matrix_bytes, role_name};
 pub use segments::Segment;
 use slices::ExpertShape;
 use std::collections::HashMap;
@@ -73,6 +74,7 @@ struct Sources {
 impl Plan {
     /// Plans the conversion. Fails if a type is not supported, or if the binding does not fit the tensors.
     pub fn new(checkpoint: &Checkpoint, binding: &Binding, quantize: Quantize) -> Result<Plan> {
+        check_binding(checkpoint, binding)?;
         let mut layout = Runs::new(DEFAULT_ALIGNMENT);
         let planner = Planner { checkpoint, quantize };
         let embedding = planner.places(&mut layout, BundleId::global(Kind::Embedding, 0), &binding.embedding)?;
@@ -177,6 +179,39 @@ impl Runs {
         self.runs.push(Run { id, offset, length, used, layout });
         Ok(())
     }
+}
+
+/// The binding has what the spec needs, in that order: a reader will check the same, but hours later.
+fn check_binding(checkpoint: &Checkpoint, binding: &Binding) -> Result<()> {
+    let malformed = |why: String| Error::Malformed { file: checkpoint.path.clone(), why };
+    let spec = &binding.spec;
+    spec.validate().map_err(|e| malformed(e.to_string()))?;
+    if binding.trunk.len() != spec.layers.len() || binding.experts.len() != spec.layers.len() {
+        return Err(malformed(format!("{} layers are bound, the model has {}", binding.trunk.len(), spec.layers.len())));
+    }
+    let same = |what: String, bound: &[Bound], needed: Vec<TensorShape>| {
+        let shapes = bound.iter().map(|b| TensorShape { role: b.role, rows: b.rows, cols: b.cols });
+        if shapes.clone().eq(needed.iter().copied()) {
+            return Ok(());
+        }
+        let list = |tensors: Vec<TensorShape>| {
+            tensors.iter().map(|t| format!("{} [{}, {}]", role_name(t.role), t.rows, t.cols)).collect::<Vec<_>>().join(", ")
+        };
+        Err(malformed(format!("{what}: the model needs {}; bound are {}", list(needed), list(shapes.collect()))))
+    };
+    same("embedding".into(), &binding.embedding, spec.embedding_tensors())?;
+    same("head".into(), &binding.head, spec.head_tensors())?;
+    for (i, ((layer, bound), experts)) in spec.layers.iter().zip(&binding.trunk).zip(&binding.experts).enumerate() {
+        same(format!("layer {i}"), bound, layer.tensors(spec.hidden).map_err(|e| malformed(e.to_string()))?)?;
+        let need = match &layer.ffn {
+            Ffn::Routed(r) => r.experts as usize,
+            Ffn::Dense(_) => 0,
+        };
+        if experts.len() != need {
+            return Err(malformed(format!("layer {i}: {} experts are bound, the model has {need}", experts.len())));
+        }
+    }
+    Ok(())
 }
 
 struct Planner<'a> {
