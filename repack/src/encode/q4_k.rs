@@ -3,7 +3,7 @@
 //!
 //! The error that is minimised weights a value by its own magnitude plus the sub-block's root mean square.
 
-use super::search::{LANES, NOTHING, limit, round, sum2, to_half, total};
+use super::search::{LANES, NOTHING, limit, low_byte, round, sum2, to_half, total};
 use forebay_format::quant::pack_scales_mins;
 
 /// Values of a sub-block.
@@ -13,8 +13,8 @@ const TOP: f32 = 15.0;
 /// Largest scale or minimum on its grid.
 const GRID: f32 = 63.0;
 /// Roundings tried for a sub-block, and how far apart their (relative) scales are.
-const TRIES: usize = 12;
-const TRY_STEP: f32 = 0.15;
+const TRIES: usize = 9;
+const TRY_STEP: f32 = 0.2;
 
 /// `value = scale * q - min`, `min >= 0`.
 #[derive(Clone, Copy, Default)]
@@ -151,7 +151,7 @@ fn on_grid(subs: &[[f32; SUB]], weights: &[[f32; SUB]; 8], fits: &[Fit; 8], d: (
     for (sub, ((x, w), fit)) in subs.iter().zip(weights).zip(fits).enumerate() {
         let (s0, m0) = (grid(fit.scale, d.1), grid(fit.min, dmin.1));
         let mut best = f32::INFINITY;
-        for (ds, dm) in [(0, 0), (0, 1), (0, -1), (1, 0), (1, 1), (1, -1), (-1, 0), (-1, 1), (-1, -1)] {
+        for (ds, dm) in [(0, 0), (0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1)] {
             let (s, m) = (s0 + ds as f32, m0 + dm as f32);
             if !(0.0..=GRID).contains(&s) || !(0.0..=GRID).contains(&m) {
                 continue;
@@ -202,10 +202,11 @@ fn write(subs: &[[f32; SUB]], coded: &Coded, block: &mut [u8; 144]) {
     for (sub, x) in subs.iter().enumerate() {
         let fit = coded.fit(sub);
         let inverse = if fit.scale > 0.0 { 1.0 / fit.scale } else { 0.0 };
+        let offset = fit.min * inverse;
         let first = 16 + 32 * (sub / 2);
         let shift = 4 * (sub % 2);
         for (byte, &x) in block[first..first + SUB].iter_mut().zip(x) {
-            *byte |= (code(x, inverse, fit.min * inverse) as i32 as u8) << shift;
+            *byte |= low_byte(limit(x * inverse + offset, 0.0, TOP)) << shift;
         }
     }
 }

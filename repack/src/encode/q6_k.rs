@@ -14,7 +14,7 @@ pub(super) fn encode_block(values: &[f32; 256], block: &mut [u8; 210]) {
     let subs = values.as_chunks::<16>().0;
     let mut wanted = [0.0; 16];
     for (scale, x) in wanted.iter_mut().zip(subs) {
-        *scale = symmetric_scale(x, &[1.0; 16], 32.0, 8, 0.12);
+        *scale = symmetric_scale(x, 32.0, 5, 0.2);
     }
     let largest = extreme(&wanted);
     if largest.abs() < NOTHING / 128.0 {

@@ -9,10 +9,12 @@ pub(super) const LANES: usize = 8;
 /// Below half of the smallest half-precision number no scale can hold anything but zero.
 pub(super) const NOTHING: f32 = 1.0 / (1u32 << 25) as f32;
 
+/// 1.5 * 2^23: a sum with it has no fraction bits left.
+const SHIFT: f32 = 12_582_912.0;
+
 /// Rounds to the nearest whole number, ties to even. Exact for magnitudes below 2^22; the codes here stay below 2^8.
 #[inline(always)]
 pub(super) fn round(v: f32) -> f32 {
-    const SHIFT: f32 = 12_582_912.0; // 1.5 * 2^23: the sum has no fraction bits left
     (v + SHIFT) - SHIFT
 }
 
@@ -58,11 +60,11 @@ pub(super) fn to_half(v: f32) -> ([u8; 2], f32) {
     (half.to_le_bytes(), half.to_f32())
 }
 
-/// Scale `d` for `x ~ d * q`, `q` whole in `[-half, half - 1]`, that makes the sum of `w * (x - d * q)^2` small.
+/// Scale `d` for `x ~ d * q`, `q` whole in `[-half, half - 1]`, that makes the sum of `(x - d * q)^2` small.
 ///
 /// The extreme value of the block fixes the scale up to a factor near one. `2 * steps + 1` factors are tried; each gives codes, the codes
-/// give the best scale `sum(w x q) / sum(w q q)`, and that leaves the error `sum(w x x) - sum(w x q)^2 / sum(w q q)`.
-pub(super) fn symmetric_scale<const N: usize>(x: &[f32; N], w: &[f32; N], half: f32, steps: i32, step: f32) -> f32 {
+/// give the best scale `sum(x q) / sum(q q)`, and that leaves the error `sum(x x) - sum(x q)^2 / sum(q q)`.
+pub(super) fn symmetric_scale<const N: usize>(x: &[f32; N], half: f32, steps: i32, step: f32) -> f32 {
     let extreme = extreme(x);
     if extreme.abs() < NOTHING {
         return 0.0;
@@ -70,7 +72,7 @@ pub(super) fn symmetric_scale<const N: usize>(x: &[f32; N], w: &[f32; N], half: 
     let (mut best_gain, mut best) = (0.0, -extreme / half);
     for k in -steps..=steps {
         let inverse = -(half + k as f32 * step) / extreme;
-        let (xq, qq) = products(x, w, inverse, half);
+        let (xq, qq) = products(x, inverse, half);
         if qq > 0.0 && xq * xq > best_gain * qq {
             best_gain = xq * xq / qq;
             best = xq / qq;
@@ -79,16 +81,15 @@ pub(super) fn symmetric_scale<const N: usize>(x: &[f32; N], w: &[f32; N], half: 
     best
 }
 
-/// `sum(w x q)` and `sum(w q q)` for the codes `q` that `inverse` gives.
+/// `sum(x q)` and `sum(q q)` for the codes `q` that `inverse` gives.
 #[inline(always)]
-fn products<const N: usize>(x: &[f32; N], w: &[f32; N], inverse: f32, half: f32) -> (f32, f32) {
+fn products<const N: usize>(x: &[f32; N], inverse: f32, half: f32) -> (f32, f32) {
     let (mut xq, mut qq) = ([0.0; LANES], [0.0; LANES]);
-    for (x, w) in x.as_chunks::<LANES>().0.iter().zip(w.as_chunks::<LANES>().0) {
+    for x in x.as_chunks::<LANES>().0 {
         for i in 0..LANES {
             let q = round(limit(x[i] * inverse, -half, half - 1.0));
-            let wq = w[i] * q;
-            xq[i] += wq * x[i];
-            qq[i] += wq * q;
+            xq[i] += x[i] * q;
+            qq[i] += q * q;
         }
     }
     (total(xq), total(qq))
@@ -100,7 +101,13 @@ pub(super) fn symmetric_codes<const N: usize>(x: &[f32; N], d: f32, half: f32) -
     let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
     let mut codes = [0; N];
     for (code, &x) in codes.iter_mut().zip(x) {
-        *code = (round(limit(x * inverse, -half, half - 1.0)) + half) as i32 as u8;
+        *code = low_byte(limit(x * inverse, -half, half - 1.0)).wrapping_add(half as u8);
     }
     codes
+}
+
+/// [`round`] as an integer, modulo 256: after the shift the low bits of the mantissa are the whole number in two's complement.
+#[inline(always)]
+pub(super) fn low_byte(v: f32) -> u8 {
+    (v + SHIFT).to_bits() as u8
 }
