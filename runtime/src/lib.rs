@@ -1,6 +1,7 @@
 //! Pack to tokens: budget -> trunk and window -> forward -> logits -> text.
 
 pub mod budget;
+pub mod chat;
 pub mod error;
 mod expert;
 pub mod io;
@@ -9,6 +10,7 @@ pub mod memory;
 pub mod pack;
 mod reader;
 pub mod store;
+pub mod tokenizer;
 pub mod trunk;
 pub mod window;
 
