@@ -85,3 +85,37 @@ fn the_demo_model_opens() {
     let checkpoint = check(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../demo/pocket-moe-10m-q8_0.gguf"));
     assert!(!checkpoint.tensors.is_empty());
 }
+
+/// Name, type, shape, position and size of every tensor equal what the `gguf` Python package reads.
+#[test]
+fn gguf_tensors_equal_the_python_package() {
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let golden = std::fs::read_to_string(manifest.join("tests/golden/gguf_tensors.tsv")).unwrap();
+    let (mut files, mut tensors) = (0, 0);
+    for section in golden.split("\n# ").skip(1) {
+        let mut lines = section.lines();
+        let file = lines.next().unwrap();
+        let path = if file.starts_with("demo/") { manifest.join("..").join(file) } else { shared(file).unwrap_or_default() };
+        if path.as_os_str().is_empty() {
+            continue; // said so
+        }
+        let checkpoint = check(&path);
+        let mut expected = 0;
+        for line in lines {
+            let fields: Vec<_> = line.split('\t').collect();
+            let &[name, dtype, shape, position, bytes] = fields.as_slice() else { panic!("{line}") };
+            let tensor = checkpoint.tensor(name).unwrap_or_else(|| panic!("{file}: {name} is missing"));
+            let ours = tensor.shape.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+            assert_eq!(tensor.dtype.name().to_uppercase(), dtype, "{file}: {name}");
+            assert_eq!(
+                (ours.as_str(), tensor.range.start.to_string().as_str(), tensor.bytes().to_string().as_str()),
+                (shape, position, bytes),
+                "{file}: {name}"
+            );
+            expected += 1;
+        }
+        assert_eq!(checkpoint.tensors.len(), expected, "{file}");
+        (files, tensors) = (files + 1, tensors + expected);
+    }
+    assert!(files >= 1 && tensors > 50, "{files} files, {tensors} tensors");
+}

@@ -353,7 +353,8 @@ struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     fn new(opened: &'a Opened) -> Self {
-        let reader = BufReader::with_capacity(256 << 10, FileAt { file: &opened.file, position: 0 });
+        let capacity = usize::try_from(opened.len()).unwrap_or(usize::MAX).clamp(1, 256 << 10);
+        let reader = BufReader::with_capacity(capacity, FileAt { file: &opened.file, position: 0 });
         Self { opened, reader, position: 0, end: opened.len().min(MAX_HEADER) }
     }
 
