@@ -10,6 +10,8 @@ pub mod memory;
 pub mod pack;
 mod reader;
 pub mod store;
+#[cfg(test)]
+mod testing;
 pub mod tokenizer;
 pub mod trunk;
 pub mod window;

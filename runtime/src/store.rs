@@ -171,6 +171,12 @@ impl Store {
         self.state.slots()
     }
 
+    /// How many experts a long prompt should hold at a time: a part of the window, so that the rest keeps what decoding needs.
+    pub fn prompt_group(&self) -> usize {
+        let slots = self.capacity();
+        (slots / 4).max(self.state.floor()).min(slots)
+    }
+
     /// What the following holds are for.
     pub fn set_purpose(&mut self, purpose: Purpose) {
         self.purpose = purpose;
@@ -262,3 +268,6 @@ fn queue_bundle(pack: &Pack, io: &mut Reader, id: BundleId, tag: u64, arena: &mu
 fn to_usize(bytes: u64) -> std::result::Result<usize, FormatError> {
     usize::try_from(bytes).map_err(|_| FormatError::TooLarge { what: "run", value: bytes, limit: usize::MAX as u64 })
 }
+
+#[cfg(test)]
+mod tests;

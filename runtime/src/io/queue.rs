@@ -87,6 +87,7 @@ pub struct Queue {
     batch: Vec<Piece>,
     in_flight: usize,
     stats: QueueStats,
+    delays: [Duration; 2],
     broken: bool,
 }
 
@@ -104,6 +105,7 @@ impl Queue {
             batch: Vec::with_capacity(DEPTH),
             in_flight: 0,
             stats: QueueStats::default(),
+            delays: RETRY_DELAYS,
             broken: false,
         }
     }
@@ -244,7 +246,7 @@ impl Queue {
                 self.ready.push(cell);
                 return;
             }
-            Err(e) => match RETRY_DELAYS.get(c.failures) {
+            Err(e) => match self.delays.get(c.failures) {
                 Some(delay) => {
                     c.failures += 1;
                     self.stats.retries += 1;
@@ -297,3 +299,6 @@ fn interrupted(cell: &mut Cell) -> bool {
     }
     cell.interruptions <= MAX_INTERRUPTIONS
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 pub mod arena;
 pub mod policy;
 
-use policy::{Key, Policy, Purpose, Shape};
+use policy::{Key, Policy, Purpose, Shape, Use};
 
 const NONE: u32 = u32::MAX;
 
@@ -68,6 +68,11 @@ impl State {
         self.held.len()
     }
 
+    /// Slots that one layer and one layer ahead need.
+    pub fn floor(&self) -> usize {
+        (2 * self.shape.max_top_k() as usize).min(self.slots())
+    }
+
     /// Slot of an expert that is in the window.
     pub fn slot(&self, layer: u32, expert: u32) -> Option<u32> {
         let key = self.shape.key(layer, expert)?;
@@ -88,7 +93,9 @@ impl State {
             *held = (key, plan.layer);
             self.slot_of[key as usize] = slot;
         }
-        let used = plan.hits.iter().chain(&plan.misses).filter_map(|&(expert, _)| self.shape.key(plan.layer, expert));
+        let hits = plan.hits.iter().map(|&(expert, _)| (expert, false));
+        let used = hits.chain(plan.misses.iter().map(|&(expert, _)| (expert, true)));
+        let used = used.filter_map(|(expert, loaded)| Some(Use { key: self.shape.key(plan.layer, expert)?, loaded }));
         self.policy.visit(&self.shape, plan.layer, used, plan.purpose);
     }
 
@@ -183,3 +190,6 @@ fn choose_victims(state: &State, count: usize, out: &mut ReadPlan) {
     out.victims.truncate(count);
     out.victims.sort_unstable_by(order);
 }
+
+#[cfg(test)]
+mod tests;

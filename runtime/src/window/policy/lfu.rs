@@ -8,13 +8,13 @@
 //! Scan-resistant on two grounds: one use moves `p` by 1/HORIZON only, and among equals the layer that was just passed leaves first. So on
 //! a cyclic walk, where least-recently-used never hits, a fixed part stays and hits in every round.
 
-use super::{Key, Purpose, Shape};
+use super::{Key, Purpose, Shape, Use};
 
 /// Steps over which a frequency fades to 1/e. Long enough that one step changes little, short enough to follow a change of topic within an answer.
 const HORIZON: f32 = 64.0;
 /// Lower bound of `p`, so that waits stay finite and comparable.
 const MIN_CHANCE: f32 = 1e-5;
-/// Added to the wait of what a prompt brought in, while a prompt looks for room: longer than any wait.
+/// While a prompt looks for room, what a prompt brought in waits this many times longer: longer than anything else.
 const PROMPT_FIRST: f32 = 1e12;
 
 /// See the module's text.
@@ -37,10 +37,10 @@ impl DecayedLfu {
         DecayedLfu { layers: shape.layers() as f32, prompt_only: vec![false; chance.len()], chance }
     }
 
-    pub(super) fn visit(&mut self, layer: std::ops::Range<Key>, keys: impl Iterator<Item = Key>, purpose: Purpose) {
+    pub(super) fn visit(&mut self, layer: std::ops::Range<Key>, uses: impl Iterator<Item = Use>, purpose: Purpose) {
         if purpose == Purpose::Prefill {
             // A prompt uses nearly everything once, which says little about the steps to come: frequencies stay.
-            for key in keys {
+            for Use { key, .. } in uses.filter(|u| u.loaded) {
                 if let Some(flag) = self.prompt_only.get_mut(key as usize) {
                     *flag = true;
                 }
@@ -50,7 +50,7 @@ impl DecayedLfu {
         if let Some(chances) = self.chance.get_mut(layer.start as usize..layer.end as usize) {
             chances.iter_mut().for_each(|p| *p = (*p * (1.0 - 1.0 / HORIZON)).max(MIN_CHANCE));
         }
-        for key in keys {
+        for Use { key, .. } in uses {
             if let (Some(p), Some(flag)) = (self.chance.get_mut(key as usize), self.prompt_only.get_mut(key as usize)) {
                 *p = (*p + 1.0 / HORIZON).min(1.0);
                 *flag = false;
@@ -66,8 +66,9 @@ impl DecayedLfu {
         if turn <= 0.0 {
             turn += self.layers;
         }
-        let first = if purpose == Purpose::Prefill && prompt_only { PROMPT_FIRST } else { 0.0 };
-        // f32 addition would swallow the wait beside 1e12, so the two are not added.
-        if first > 0.0 { PROMPT_FIRST * turn } else { turn + self.layers * (1.0 / p - 1.0) }
+        match purpose == Purpose::Prefill && prompt_only {
+            true => PROMPT_FIRST * turn,
+            false => turn + self.layers * (1.0 / p - 1.0),
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Least recently used: what everybody has, and what fails on a cyclic walk. Kept to measure against.
 
-use super::{Key, Shape};
+use super::{Key, Shape, Use};
 
 /// See the module's text.
 pub struct Lru {
@@ -15,8 +15,8 @@ impl Lru {
         Lru { now: 0, used: vec![0; shape.keys()] }
     }
 
-    pub(super) fn visit(&mut self, keys: impl Iterator<Item = Key>) {
-        for key in keys {
+    pub(super) fn visit(&mut self, uses: impl Iterator<Item = Use>) {
+        for Use { key, .. } in uses {
             self.now += 1;
             if let Some(used) = self.used.get_mut(key as usize) {
                 *used = self.now;

@@ -19,6 +19,15 @@ pub enum Purpose {
 /// Number of an expert in the whole model: the experts of layer 0, then those of layer 1, ...
 pub type Key = u32;
 
+/// One use of an expert.
+#[derive(Clone, Copy, Debug)]
+pub struct Use {
+    /// Which.
+    pub key: Key,
+    /// It was not there and was read for this use.
+    pub loaded: bool,
+}
+
 /// Shape of the model as the window sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -51,6 +60,11 @@ impl Shape {
         self.base.last().map_or(0, |&n| n as usize)
     }
 
+    /// Most experts that one token uses in one layer.
+    pub fn max_top_k(&self) -> u32 {
+        self.top_k.iter().copied().max().unwrap_or(0)
+    }
+
     /// Keys of a layer; empty if there is no such layer.
     pub fn range(&self, layer: u32) -> std::ops::Range<Key> {
         match self.base.get(layer as usize..layer as usize + 2) {
@@ -80,11 +94,11 @@ impl Policy {
         Policy::DecayedLfu(DecayedLfu::new(shape))
     }
 
-    /// A visit to a layer that used `keys`, all of that layer.
-    pub fn visit(&mut self, shape: &Shape, layer: u32, keys: impl Iterator<Item = Key>, purpose: Purpose) {
+    /// A visit to a layer; all of `uses` are of that layer.
+    pub fn visit(&mut self, shape: &Shape, layer: u32, uses: impl Iterator<Item = Use>, purpose: Purpose) {
         match self {
-            Policy::DecayedLfu(p) => p.visit(shape.range(layer), keys, purpose),
-            Policy::Lru(p) => p.visit(keys),
+            Policy::DecayedLfu(p) => p.visit(shape.range(layer), uses, purpose),
+            Policy::Lru(p) => p.visit(uses),
         }
     }
 

@@ -1,0 +1,208 @@
+use super::*;
+use crate::io::fake::Faults;
+use crate::testing::{EXPERTS, HIDDEN, INNER, Random, TinyPack, with_backends};
+
+/// Rows of a matrix as its pieces give them.
+fn rows(m: &Matrix) -> Vec<u8> {
+    let row = m.qtype.row_bytes(m.cols).unwrap();
+    (0..m.rows).flat_map(|r| &m.bytes[(r / m.piece_rows) * m.piece_stride + (r % m.piece_rows) * row..][..row]).copied().collect()
+}
+
+/// The three matrices of an expert, cut from its bundle by the manifest's slices: a second way to the same bytes.
+fn expected(pack: &Pack, bundle: &[u8], layer: u32) -> [Vec<u8>; 3] {
+    use forebay_format::layout::manifest::ExpertSlice;
+    let place = pack.manifest.experts[layer as usize].as_ref().unwrap();
+    let record = pack.index.get(BundleId::expert(layer, 0)).unwrap();
+    let mut out = [vec![], vec![], vec![]];
+    let row = |q: QuantType, cols: u32| q.row_bytes(cols as usize).unwrap();
+    for (slice, range) in place.slices.iter().zip(pack.index.layout(record).slice_ranges()) {
+        let bytes = &bundle[range.start as usize..range.end as usize];
+        match *slice {
+            ExpertSlice::GateUp { rows, up_offset, .. } => {
+                out[0].extend(&bytes[..rows as usize * row(place.gate, HIDDEN)]);
+                out[1].extend(&bytes[up_offset as usize..][..rows as usize * row(place.up, HIDDEN)]);
+            }
+            ExpertSlice::Down { rows, .. } => out[2].extend(&bytes[..rows as usize * row(place.down, INNER)]),
+        }
+    }
+    out
+}
+
+fn assert_expert(tiny: &TinyPack, store: &Store, layer: u32, expert: u32) {
+    let view = store.expert(layer, expert).expect("it is held");
+    let want = expected(store.pack(), tiny.bundle(store.pack(), BundleId::expert(layer, expert)), layer);
+    assert_eq!([view.gate, view.up, view.down].map(|m| rows(&m)), want, "layer {layer} expert {expert}");
+    assert_eq!((view.gate.rows, view.gate.cols, view.down.rows, view.down.cols), (96, 64, 64, 96));
+}
+
+#[test]
+fn every_backend_reads_the_same_trunk_and_experts() {
+    with_backends(|io| {
+        let tiny = TinyPack::new();
+        let mut store = tiny.store(4, io);
+        for (run, places) in [(RunId::Embedding, 1), (RunId::Trunk(0), 7), (RunId::Trunk(1), 9), (RunId::Trunk(2), 7), (RunId::Head, 2)] {
+            let bundle = tiny.bundle(store.pack(), run.bundle());
+            let m = &store.pack().manifest;
+            let list = match run {
+                RunId::Embedding => &m.embedding,
+                RunId::Trunk(l) => &m.trunk[l as usize],
+                RunId::Head => &m.head,
+            };
+            assert_eq!(list.len(), places);
+            for p in list {
+                let t = store.tensor(store.find(run, p.role).unwrap());
+                assert_eq!((t.rows, t.cols, t.qtype), (p.rows as usize, p.cols as usize, p.qtype));
+                assert_eq!(t.bytes, &bundle[p.offset as usize..][..(p.rows * p.cols * 4) as usize]);
+            }
+        }
+        assert!(store.find(RunId::Trunk(3), Role::Q).is_none() && store.find(RunId::Embedding, Role::Head).is_none());
+        let mut random = Random(7);
+        for _ in 0..60 {
+            let layer = [0, 2][random.below(2) as usize];
+            let experts: Vec<u32> = (0..4).map(|_| random.below(EXPERTS[layer as usize] as u64) as u32).collect();
+            store.hold(layer, &experts).unwrap();
+            experts.iter().for_each(|&e| assert_expert(&tiny, &store, layer, e));
+        }
+        let stats = store.stats();
+        let one = tiny.plan(4).slot_bytes;
+        assert_eq!(stats.bytes, stats.trunk_bytes + stats.misses * one, "no byte was read twice");
+        assert!(stats.hits > 0 && stats.misses > 0 && stats.rereads == 0 && stats.retries == 0);
+        assert!(stats.hit_rate().unwrap() < 1.0);
+    });
+}
+
+#[test]
+fn auto_takes_a_direct_backend_without_a_warning_where_one_starts() {
+    let tiny = TinyPack::new();
+    let store = tiny.store(4, IoBackend::Auto);
+    assert_eq!(store.warning().is_some(), store.stats().backend == "buffered", "{:?}", store.warning());
+}
+
+#[test]
+fn holds_that_cannot_be() {
+    let tiny = TinyPack::new();
+    let mut store = tiny.store(4, IoBackend::Buffered);
+    let text = |r: Result<()>| r.unwrap_err().to_string();
+    assert!(text(store.hold(0, &[0, 1, 2, 3, 4])).contains("5 experts are wanted at once, but the window has 4 slots"));
+    assert!(text(store.hold(0, &[6])).contains("no layer 0 expert 6"));
+    assert!(text(store.hold(1, &[0])).contains("no layer 1 expert 0"));
+    assert!(text(store.hold(9, &[0])).contains("no layer 9 expert 0"));
+    store.hold(0, &[]).unwrap();
+    store.hold(0, &[3, 3, 3, 3, 3, 3]).unwrap();
+    assert_eq!((store.stats().misses, store.stats().hits), (1, 0));
+    assert!(store.expert(0, 0).is_none() && store.expert(1, 0).is_none() && store.expert(77, 0).is_none());
+}
+
+#[test]
+fn transient_faults_change_nothing_but_the_statistics() {
+    let tiny = TinyPack::new();
+    for seed in 0..30 {
+        // Few enough errors and flips that no bundle sees two.
+        let faults = Faults { short: 300, interrupted: 300, budget: 200, ..Faults::default() };
+        let mut store = tiny.faulty(5, faults, seed).unwrap();
+        for layer in [0, 2, 0, 2] {
+            store.hold(layer, &[0, 5, 2, 4, 1]).unwrap();
+            [0, 5, 2, 4, 1].iter().for_each(|&e| assert_expert(&tiny, &store, layer, e));
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_read_again_and_an_error_retried() {
+    let tiny = TinyPack::new();
+    let (mut rereads, mut retries) = (0, 0);
+    for seed in 0..40 {
+        for faults in [Faults { flip: 200, budget: 1, ..Faults::default() }, Faults { error: 100, budget: 1, ..Faults::default() }] {
+            let mut store = tiny.faulty(5, faults, seed).unwrap();
+            store.hold(2, &[9, 0, 3]).unwrap();
+            [9, 0, 3].iter().for_each(|&e| assert_expert(&tiny, &store, 2, e));
+            rereads += store.stats().rereads;
+            retries += store.stats().retries;
+        }
+    }
+    assert!(rereads > 10 && retries > 10, "{rereads} {retries}");
+}
+
+#[test]
+fn lasting_damage_is_an_error_that_names_the_bundle_and_spares_the_others() {
+    let tiny = TinyPack::new();
+    let record = tiny.open().index.get(BundleId::expert(2, 7)).unwrap().clone();
+    let at = record.offset + record.length - 1;
+    for (faults, code, text) in [
+        (Faults { bad_bit: Some(at), ..Faults::default() }, 3, "checksum of layer 2 expert 7".to_string()),
+        (Faults { bad_sector: Some(at), ..Faults::default() }, 6, format!("layer 2 expert 7 at offset {}", record.offset)),
+    ] {
+        let mut store = tiny.faulty(4, faults, 3).unwrap();
+        store.hold(2, &[1, 2]).unwrap();
+        let error = store.hold(2, &[1, 7, 8]).unwrap_err();
+        assert!(error.to_string().contains(&text), "{error}");
+        assert_eq!(error.exit_code(), code);
+        assert!(store.expert(2, 7).is_none(), "damaged bytes are never served");
+        for round in 0..5 {
+            store.hold(2, &[8, round]).unwrap();
+            assert_expert(&tiny, &store, 2, 8);
+            assert_expert(&tiny, &store, 2, round);
+        }
+        store.hold(2, &[7]).unwrap_err();
+        store.hold(0, &[0, 1, 2, 3]).unwrap();
+    }
+}
+
+#[test]
+fn a_damaged_trunk_stops_the_start() {
+    let tiny = TinyPack::new();
+    let offset = tiny.open().index.get(BundleId::trunk(1)).unwrap().offset;
+    let error = tiny.faulty(4, Faults { bad_bit: Some(offset + 5), ..Faults::default() }, 1).err().unwrap();
+    assert!(error.to_string().contains("checksum of layer 1 trunk"), "{error}");
+    assert_eq!(error.exit_code(), 3);
+}
+
+#[test]
+fn a_bundle_in_the_wrong_place_is_caught() {
+    let tiny = TinyPack::new();
+    let pack = tiny.open();
+    let [a, b] = [3, 4].map(|e| pack.index.get(BundleId::expert(0, e)).unwrap().offset as usize);
+    let length = pack.index.get(BundleId::expert(0, 3)).unwrap().length as usize;
+    let mut bytes = tiny.bytes.clone();
+    bytes.copy_within(a..a + length, b);
+    std::fs::write(&tiny.path, bytes).unwrap();
+    let mut store = tiny.store(4, IoBackend::Buffered);
+    store.hold(0, &[3]).unwrap();
+    assert!(store.hold(0, &[4]).unwrap_err().to_string().contains("checksum of layer 0 expert 4"));
+}
+
+#[test]
+fn a_file_cut_short_while_running_is_an_error() {
+    with_backends(|io| {
+        let tiny = TinyPack::new();
+        let mut store = tiny.store(4, io);
+        let offset = store.pack().index.get(BundleId::expert(2, 9)).unwrap().offset;
+        std::fs::OpenOptions::new().write(true).open(&tiny.path).unwrap().set_len(offset + 100).unwrap();
+        let error = store.hold(2, &[0, 9]).unwrap_err();
+        assert!(error.to_string().contains("cannot read layer 2 expert 9"), "{error}");
+        assert_eq!(error.exit_code(), 6);
+        store.hold(2, &[0]).unwrap();
+        assert_expert(&tiny, &store, 2, 0);
+    });
+}
+
+#[test]
+fn the_order_of_placement_never_shows() {
+    // The same experts through windows of every size and both purposes: the views have the same bytes.
+    let tiny = TinyPack::new();
+    for slots in [4, 5, 9, 16] {
+        let mut store = tiny.store(slots, IoBackend::Pread);
+        let mut random = Random(slots as u64);
+        for step in 0..40u32 {
+            store.set_purpose(if step % 3 == 0 { Purpose::Prefill } else { Purpose::Decode });
+            for layer in [0, 2] {
+                let experts: Vec<u32> = (0..2).map(|_| random.below(EXPERTS[layer as usize] as u64) as u32).collect();
+                store.hold(layer, &experts).unwrap();
+                experts.iter().for_each(|&e| assert_expert(&tiny, &store, layer, e));
+            }
+        }
+        if slots == 16 {
+            assert!(store.stats().misses <= 16, "everything fits: each expert is read once");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+use super::policy::{DecayedLfu, Lru};
+use super::*;
+use crate::testing::Random;
+use proptest::prelude::*;
+use std::collections::{BTreeSet, HashMap};
+
+fn shape() -> Shape {
+    Shape::new([(8, 2), (0, 0), (5, 2), (20, 4)]).unwrap()
+}
+
+fn policies(shape: &Shape) -> [Policy; 2] {
+    [Policy::DecayedLfu(DecayedLfu::new(shape)), Policy::Lru(Lru::new(shape))]
+}
+
+/// Slots and experts of the state, checked against themselves.
+fn contents(state: &State) -> HashMap<(u32, u32), u32> {
+    let mut map = HashMap::new();
+    for layer in 0..state.shape.layers() as u32 {
+        for expert in 0..state.shape.range(layer).len() as u32 {
+            if let Some(slot) = state.slot(layer, expert) {
+                assert_eq!(state.held[slot as usize], (state.shape.key(layer, expert).unwrap(), layer));
+                map.insert((layer, expert), slot);
+            }
+        }
+    }
+    let slots: BTreeSet<u32> = map.values().copied().chain(state.free.iter().copied()).collect();
+    assert_eq!(slots.len(), map.len() + state.free.len(), "no slot twice");
+    assert_eq!(slots.len(), state.slots(), "no slot lost");
+    map
+}
+
+proptest! {
+    /// Against a model that is a map: hits and misses are right, nothing asked for is evicted, no slot is used twice or lost.
+    #[test]
+    fn plans_are_right(
+        slots in 4u32..40, lru in any::<bool>(),
+        steps in prop::collection::vec((0u32..4, prop::collection::vec(0u32..22, 0..9), any::<bool>(), 0u8..10), 1..80),
+    ) {
+        let shape = shape();
+        let [lfu, least_recent] = policies(&shape);
+        let mut state = State::new(shape, slots, if lru { least_recent } else { lfu });
+        let mut out = ReadPlan::for_state(&state);
+        for (layer, experts, prefill, fails) in steps {
+            let before = contents(&state);
+            let wanted: BTreeSet<u32> = experts.iter().copied().collect();
+            let purpose = if prefill { Purpose::Prefill } else { Purpose::Decode };
+            let result = plan(&state, layer, &experts, purpose, &mut out);
+            let count = state.shape.range(layer).len() as u32;
+            if let Some(&bad) = experts.iter().find(|&&e| e >= count) {
+                prop_assert_eq!(result, Err(PlanError::NoSuchExpert(bad)));
+                prop_assert!(out.hits.is_empty() && out.misses.is_empty());
+                continue;
+            }
+            if wanted.len() > slots as usize {
+                prop_assert_eq!(result, Err(PlanError::TooMany { wanted: wanted.len(), slots: slots as usize }));
+                continue;
+            }
+            prop_assert_eq!(result, Ok(()));
+            prop_assert_eq!(&contents(&state), &before, "planning changes nothing");
+            let hits: BTreeSet<u32> = out.hits.iter().map(|h| h.0).collect();
+            let misses: BTreeSet<u32> = out.misses.iter().map(|m| m.0).collect();
+            prop_assert_eq!(&hits, &wanted.iter().copied().filter(|&e| before.contains_key(&(layer, e))).collect());
+            prop_assert_eq!(&misses, &wanted.difference(&hits).copied().collect());
+            prop_assert_eq!(out.hits.len() + out.misses.len(), wanted.len());
+            state.apply(&out);
+            let after = contents(&state);
+            for &e in &wanted {
+                prop_assert!(after.contains_key(&(layer, e)));
+            }
+            let evicted = before.keys().filter(|k| !after.contains_key(k)).count();
+            prop_assert_eq!(evicted, misses.len().saturating_sub(slots as usize - before.len()), "no more is evicted than must be");
+            if fails == 0 {
+                for m in out.misses.clone() {
+                    state.forget(layer, m.0);
+                }
+                prop_assert_eq!(contents(&state).len(), after.len() - misses.len());
+            }
+        }
+    }
+}
+
+/// Hit rate of a policy on a walk: each step gives the experts of each layer.
+fn hit_rate(shape: &Shape, policy: Policy, slots: u32, steps: usize, mut pick: impl FnMut(usize, u32) -> Vec<u32>) -> f64 {
+    let mut state = State::new(shape.clone(), slots, policy);
+    let mut out = ReadPlan::for_state(&state);
+    let (mut hits, mut all) = (0, 0);
+    for step in 0..steps {
+        for layer in 0..shape.layers() as u32 {
+            plan(&state, layer, &pick(step, layer), Purpose::Decode, &mut out).unwrap();
+            state.apply(&out);
+            if step >= steps / 2 {
+                hits += out.hits.len();
+                all += out.hits.len() + out.misses.len();
+            }
+        }
+    }
+    hits as f64 / all as f64
+}
+
+#[test]
+fn a_cyclic_walk_larger_than_the_window_still_hits() {
+    let shape = Shape::new([(8, 4); 10]).unwrap();
+    let walk = |_: usize, _: u32| vec![0, 1, 2, 3];
+    let [lfu, lru] = policies(&shape).map(|p| hit_rate(&shape, p, 20, 100, walk));
+    assert_eq!(lru, 0.0, "the known cliff");
+    // 20 slots, 40 experts in the cycle, 4 slots pass through: the best possible is 16 or 17 of 40.
+    assert!(lfu >= 0.4, "{lfu}");
+}
+
+/// A choice of `k` experts of `n`, the chance of expert e of a layer falling with its rank as 1 / (rank + 2).
+fn skewed(random: &mut Random, layer: u32, n: u32, k: usize) -> Vec<u32> {
+    let mut chosen = Vec::new();
+    while chosen.len() < k {
+        let u = random.below(1 << 20) as f64 / (1 << 20) as f64;
+        let rank = (2.0 * (((n + 2) as f64 / 2.0).powf(u) - 1.0)) as u32;
+        let expert = (rank.min(n - 1) * 7 + layer * 3) % n;
+        if !chosen.contains(&expert) {
+            chosen.push(expert);
+        }
+    }
+    chosen
+}
+
+#[test]
+fn small_windows_hit_more_than_least_recently_used() {
+    let shape = Shape::new([(64, 4); 12]).unwrap();
+    for (slots, gain) in [(24, 1.5), (48, 1.2), (96, 1.05), (384, 1.0)] {
+        let rate = |p| {
+            let mut random = Random(5);
+            hit_rate(&shape, p, slots, 400, |_, layer| skewed(&mut random, layer, 64, 4))
+        };
+        let [lfu, lru] = policies(&shape).map(rate);
+        eprintln!("{slots} slots of 768: decayed LFU {lfu:.3}, LRU {lru:.3}");
+        assert!(lfu >= lru * gain && lfu > 0.1, "{slots} slots: {lfu} against {lru}");
+    }
+}
+
+#[test]
+fn a_prompt_leaves_the_decode_window_alone() {
+    let shape = Shape::new([(64, 4); 12]).unwrap();
+    let mut random = Random(5);
+    let mut state = State::new(shape.clone(), 200, Policy::new(&shape));
+    let mut out = ReadPlan::for_state(&state);
+    for _ in 0..300 {
+        for layer in 0..12 {
+            plan(&state, layer, &skewed(&mut random, layer, 64, 4), Purpose::Decode, &mut out).unwrap();
+            state.apply(&out);
+        }
+    }
+    let popular: Vec<_> = contents(&state).into_keys().collect();
+    for _chunk in 0..3 {
+        for layer in 0..12 {
+            for group in (0..64u32).collect::<Vec<_>>().chunks(50) {
+                plan(&state, layer, group, Purpose::Prefill, &mut out).unwrap();
+                state.apply(&out);
+            }
+        }
+    }
+    let kept = popular.iter().filter(|&&(l, e)| state.slot(l, e).is_some()).count();
+    assert!(kept >= 150 - 14, "{kept} of 200 survive groups of 50");
+}
+
+#[test]
+fn a_change_of_topic_is_followed() {
+    let shape = Shape::new([(64, 4); 4]).unwrap();
+    let mut random = Random(2);
+    let rate = hit_rate(&shape, Policy::new(&shape), 64, 600, |step, layer| {
+        skewed(&mut random, layer, 20, 4).into_iter().map(|e| if step < 300 { e } else { e + 30 }).collect()
+    });
+    assert!(rate > 0.6, "{rate}");
+}
