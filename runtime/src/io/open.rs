@@ -62,13 +62,17 @@ pub struct Opened {
 /// Starts a backend on the pack at `path`; `pack` is the same file, already open in buffered mode. A named backend works or fails; `Auto`
 /// falls back, with a warning if direct I/O is refused.
 pub fn open(path: &Path, pack: &Arc<File>, wanted: IoBackend) -> io::Result<Opened> {
+    choose(pack, wanted, &|| open_direct(path, pack))
+}
+
+fn choose(pack: &Arc<File>, wanted: IoBackend, open_direct: &dyn Fn() -> io::Result<Arc<File>>) -> io::Result<Opened> {
     let mut direct: Option<io::Result<Arc<File>>> = None;
     let mut warning = None;
     let mut last = io::Error::from(io::ErrorKind::Unsupported);
     for backend in BACKENDS.iter().filter(|b| wanted == IoBackend::Auto || wanted == b.id) {
         let file = match backend.direct {
             false => Ok(Arc::clone(pack)),
-            true => match direct.get_or_insert_with(|| open_direct(path, pack)) {
+            true => match direct.get_or_insert_with(open_direct) {
                 Ok(file) => Ok(Arc::clone(file)),
                 Err(e) => Err(io::Error::new(e.kind(), e.to_string())),
             },
@@ -142,4 +146,128 @@ fn direct_alignment(file: &File) -> Option<u32> {
 #[cfg(not(target_os = "linux"))]
 fn open_direct(_path: &Path, _pack: &File) -> io::Result<Arc<File>> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "not on this system"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::PIECE_BYTES;
+    use crate::testing::Random;
+    use std::io::Write;
+
+    /// A file of 40 pieces and a page, on the file system of the temporary directory.
+    fn file() -> (tempfile::NamedTempFile, Vec<u8>) {
+        let bytes = Random(4).bytes(40 * PIECE_BYTES + IO_ALIGNMENT);
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&bytes).unwrap();
+        file.as_file().sync_all().unwrap();
+        (file, bytes)
+    }
+
+    #[test]
+    fn backends_agree_on_runs_of_many_pieces_with_and_without_registered_memory() {
+        let (file, bytes) = file();
+        let pack = Arc::new(File::open(file.path()).unwrap());
+        for backend in BACKENDS {
+            for register in [false, true] {
+                let mut opened = match open(file.path(), &pack, backend.id) {
+                    Ok(opened) => opened,
+                    Err(e) => {
+                        eprintln!("SKIP: backend {} does not start here: {e}", backend.name);
+                        continue;
+                    }
+                };
+                assert_eq!(opened.queue.backend(), backend.name);
+                // More pieces than the depth in one run, many small runs, and one that ends with the file.
+                let mut runs =
+                    vec![(0, 36 * PIECE_BYTES), (IO_ALIGNMENT, IO_ALIGNMENT), (35 * PIECE_BYTES, 5 * PIECE_BYTES + IO_ALIGNMENT)];
+                runs.extend((0..50).map(|i| (i * 3 * IO_ALIGNMENT, 2 * IO_ALIGNMENT)));
+                let mut arena = Arena::new(runs.iter().map(|r| r.1)).unwrap();
+                if register {
+                    let registered = opened.queue.register(&[arena.region().unwrap()]);
+                    eprintln!("{}: memory registered: {registered}", backend.name);
+                }
+                for (i, &(offset, length)) in runs.iter().enumerate() {
+                    opened.queue.read(i as u64, offset as u64, length, arena.lease(i).unwrap());
+                }
+                while let Some(done) = opened.queue.wait().unwrap() {
+                    done.result.unwrap();
+                    arena.restore(done.lease);
+                }
+                for (i, &(offset, length)) in runs.iter().enumerate() {
+                    assert!(arena.bytes(i).unwrap() == &bytes[offset..offset + length], "{} run {i}", backend.name);
+                }
+                let wanted: usize = runs.iter().map(|r| r.1).sum();
+                assert_eq!(opened.queue.stats().bytes, wanted as u64 + IO_ALIGNMENT as u64, "and the probe");
+            }
+        }
+    }
+
+    #[test]
+    fn a_queue_dropped_while_reading_is_harmless() {
+        let (file, _) = file();
+        let pack = Arc::new(File::open(file.path()).unwrap());
+        for backend in BACKENDS {
+            let Ok(mut opened) = open(file.path(), &pack, backend.id) else {
+                eprintln!("SKIP: backend {} does not start here", backend.name);
+                continue;
+            };
+            let mut arena = Arena::new([40 * PIECE_BYTES]).unwrap();
+            opened.queue.read(0, 0, 40 * PIECE_BYTES, arena.lease(0).unwrap());
+            opened.queue.start().unwrap();
+            drop(arena);
+            drop(opened);
+        }
+    }
+
+    #[test]
+    fn names() {
+        assert_eq!(IoBackend::from_name("auto"), Some(IoBackend::Auto));
+        assert_eq!(IoBackend::from_name("mmap"), None);
+        for b in BACKENDS {
+            assert_eq!(IoBackend::from_name(b.name), Some(b.id));
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_is_not_read_for_the_old_one() {
+        let (a, _) = file();
+        let (b, _) = file();
+        let pack = Arc::new(File::open(a.path()).unwrap());
+        let error = open(b.path(), &pack, IoBackend::Pread).err().map(|e| e.to_string());
+        if cfg!(target_os = "linux") {
+            assert!(error.unwrap().contains("replaced"));
+        }
+    }
+
+    #[test]
+    fn where_direct_io_is_refused_auto_reads_through_the_cache_and_says_so() {
+        let (file, _) = file();
+        let pack = Arc::new(File::open(file.path()).unwrap());
+        let refuse = || Err(io::Error::new(io::ErrorKind::InvalidInput, "no such flag here"));
+        assert!(choose(&pack, IoBackend::Pread, &refuse).is_err());
+        let opened = choose(&pack, IoBackend::Auto, &refuse).unwrap();
+        assert_eq!(opened.queue.backend(), "buffered");
+        let warning = opened.warning.unwrap();
+        assert!(warning.contains("page cache") && warning.contains("no such flag here"), "{warning}");
+    }
+
+    #[test]
+    fn a_backend_that_reads_other_bytes_is_not_taken() {
+        let (file, _) = file();
+        let (other, bytes) = file_of(b'x');
+        let pack = Arc::new(File::open(file.path()).unwrap());
+        let liar = || File::open(other.path()).map(Arc::new);
+        assert!(bytes.iter().all(|&b| b == b'x'));
+        let error = choose(&pack, IoBackend::Pread, &liar).err().unwrap();
+        assert!(error.to_string().contains("other bytes"), "{error}");
+        assert_eq!(choose(&pack, IoBackend::Auto, &liar).unwrap().queue.backend(), "buffered");
+    }
+
+    fn file_of(byte: u8) -> (tempfile::NamedTempFile, Vec<u8>) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let bytes = vec![byte; IO_ALIGNMENT];
+        std::fs::write(file.path(), &bytes).unwrap();
+        (file, bytes)
+    }
 }
