@@ -2,18 +2,29 @@
 
 pub mod budget;
 pub mod chat;
+pub mod engine;
 pub mod error;
 mod expert;
+pub mod ffn;
+pub mod forward;
 pub mod io;
 pub mod kernels;
+pub mod kv;
 pub mod memory;
+pub mod mixer;
+pub mod model;
+pub mod norm;
 pub mod pack;
 mod reader;
+pub mod scratch;
+pub mod state;
 pub mod store;
 #[cfg(test)]
 mod testing;
 pub mod tokenizer;
+pub mod threads;
 pub mod trunk;
 pub mod window;
 
+pub use engine::{Engine, Options, Wanted};
 pub use error::{Error, Result};

@@ -1,0 +1,260 @@
+//! The engine: a pack, the memory it runs in, and one sequence of tokens.
+
+use crate::budget::{MemoryPlan, Needs, tokenizer_bytes};
+use crate::error::{Error, Result};
+use crate::forward::{self, RouterSink};
+use crate::io::IoBackend;
+use crate::kernels::{ActivationMode, Kernels, Pool};
+use crate::memory::RamLimit;
+use crate::model::{self, Model};
+use crate::pack::Pack;
+use crate::scratch::{Scratch, Sizes, Step};
+use crate::state::Session;
+use crate::store::{IoStats, Store};
+use crate::threads::default_threads;
+use forebay_format::Manifest;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// Rows of a prompt step if memory allows and nobody asks otherwise.
+const DEFAULT_CHUNK: u32 = 512;
+/// Longest prompt step that can be asked for.
+const MAX_CHUNK: u32 = 8192;
+/// Context if nobody asks for one (or the model's own, if that is shorter).
+const DEFAULT_CONTEXT: u32 = 4096;
+/// Part of the limit that a prompt step's scratch may take before shorter steps are preferred.
+const SCRATCH_SHARE: u64 = 8;
+
+/// How to open an engine.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Limit on all memory together.
+    pub ram: RamLimit,
+    /// Tokens of the longest sequence; `None`: 4096, or the model's own context if shorter.
+    pub context: Option<u32>,
+    /// Compute threads; `None`: physical cores allowed to this process.
+    pub threads: Option<usize>,
+    /// How activations meet quantised weights. [`ActivationMode::F32`] also keeps keys and values in f32.
+    pub activations: ActivationMode,
+    /// How the pack is read.
+    pub io: IoBackend,
+    /// Rows of a prompt step; `None`: up to 512, fewer if memory is tight. Changes speed, never results.
+    pub chunk: Option<u32>,
+    /// Set it to stop between layers with [`Error::Interrupted`].
+    pub cancel: Arc<AtomicBool>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            ram: RamLimit::Auto,
+            context: None,
+            threads: None,
+            activations: ActivationMode::Int8,
+            io: IoBackend::Auto,
+            chunk: None,
+            cancel: Arc::default(),
+        }
+    }
+}
+
+/// Which positions of a [`Engine::feed`] to compute logits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The last token's: what the next token is chosen from.
+    Last,
+    /// Every token's.
+    All,
+}
+
+/// A model in memory with one sequence.
+pub struct Engine {
+    store: Store,
+    plan: MemoryPlan,
+    model: Model,
+    session: Session,
+    scratch: Scratch,
+    pool: Pool,
+    kernels: Kernels,
+    context: usize,
+    chunk: usize,
+    cancel: Arc<AtomicBool>,
+    router_sink: Option<RouterSink>,
+}
+
+impl Engine {
+    /// Opens a pack: plans all memory, allocates it, reads and verifies the trunk.
+    ///
+    /// # Errors
+    /// [`Error::Budget`] if the limit is too low, with the smallest one that works; [`Error::Format`] and [`Error::Io`] if the pack cannot be
+    /// read; [`Error::Request`] if the options do not fit the model.
+    pub fn open(path: &Path, options: &Options) -> Result<Engine> {
+        let pack = Pack::open(path)?;
+        model::check(&pack.manifest).map_err(|error| Error::Format { file: path.to_owned(), error })?;
+        let context = context(&pack.manifest, options.context)?;
+        let (chunk, plan) = plan(&pack, context, options)?;
+        let mode = options.activations;
+        let spec = pack.manifest.spec.clone();
+        let session = Session::new(&spec, context as usize, mode);
+        let scratch = Scratch::new(&spec, &Sizes::new(&spec, chunk as usize), mode);
+        let pool = Pool::new(options.threads.unwrap_or_else(default_threads));
+        let store = Store::open(pack, &plan, options.io)?;
+        let model = Model::load(&store)?;
+        Ok(Engine {
+            store,
+            plan,
+            model,
+            session,
+            scratch,
+            pool,
+            kernels: Kernels::detect(mode),
+            context: context as usize,
+            chunk: chunk as usize,
+            cancel: Arc::clone(&options.cancel),
+            router_sink: None,
+        })
+    }
+
+    /// The pack's manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.store.pack().manifest
+    }
+
+    /// Where the memory goes.
+    pub fn plan(&self) -> &MemoryPlan {
+        &self.plan
+    }
+
+    /// Reads, hits and misses so far.
+    pub fn stats(&self) -> IoStats {
+        self.store.stats()
+    }
+
+    /// Longest sequence, in tokens.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Rows of a prompt step.
+    pub fn chunk(&self) -> usize {
+        self.chunk
+    }
+
+    /// Kernel set, for result lines.
+    pub fn kernels(&self) -> &Kernels {
+        &self.kernels
+    }
+
+    /// Compute threads.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// Tokens fed since the start or the last reset; the position of the next one.
+    pub fn position(&self) -> usize {
+        self.session.position
+    }
+
+    /// Forgets the sequence. Experts stay in the window.
+    pub fn reset(&mut self) {
+        self.session.reset();
+    }
+
+    /// Calls `sink` for every routed layer and token from now on.
+    pub fn set_router_sink(&mut self, sink: Option<RouterSink>) {
+        self.router_sink = sink;
+    }
+
+    /// Appends `tokens` to the sequence; `sink` gets the position and the logits (`[vocab]`) of each token `wanted`, in order. With no
+    /// tokens it does nothing.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for an id outside the vocabulary or more tokens than the context holds (nothing is fed then);
+    /// [`Error::Interrupted`] after a cancel, and whatever a read may give: after those only [`Engine::reset`] helps.
+    pub fn feed(&mut self, tokens: &[u32], wanted: Wanted, sink: &mut dyn FnMut(usize, &[f32])) -> Result<()> {
+        self.check_request(tokens)?;
+        let mut left = tokens;
+        while !left.is_empty() {
+            let (now, later) = left.split_at(left.len().min(self.chunk));
+            left = later;
+            let (pool, kernels, cancel) = (&self.pool, &self.kernels, &*self.cancel);
+            let step = Step { pool, kernels, rows: now.len(), position: self.session.position, cancel };
+            let (store, session, scratch) = (&mut self.store, &mut self.session, &mut self.scratch);
+            forward::forward(&self.model, store, session, scratch, &step, now, &mut self.router_sink)?;
+            let rows = match wanted {
+                Wanted::All => 0..now.len(),
+                Wanted::Last if left.is_empty() => now.len() - 1..now.len(),
+                Wanted::Last => continue,
+            };
+            forward::logits(&self.model, store, scratch, &step, rows, &mut |row, logits| sink(step.position + row, logits));
+        }
+        Ok(())
+    }
+
+    fn check_request(&self, tokens: &[u32]) -> Result<()> {
+        if self.session.torn {
+            return Err(Error::Request("the last step did not finish; reset the sequence before feeding more".into()));
+        }
+        if let Some(id) = tokens.iter().find(|&&t| t as usize >= self.model.vocab) {
+            return Err(Error::Request(format!("token {id} is not in the vocabulary of {} tokens", self.model.vocab)));
+        }
+        let (position, context) = (self.session.position, self.context);
+        if tokens.len() > context - position {
+            let most = self.manifest().spec.context;
+            let help = if context < most as usize { format!("; open it with a longer one (-c, up to {most})") } else { String::new() };
+            return Err(Error::Request(format!(
+                "{} more tokens at position {position} do not fit the context of {context} tokens{help}",
+                tokens.len()
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The context to open with.
+fn context(manifest: &Manifest, asked: Option<u32>) -> Result<u32> {
+    let most = manifest.spec.context;
+    match asked {
+        None => Ok(most.min(DEFAULT_CONTEXT)),
+        Some(0) => Err(Error::Request("a context of 0 tokens holds nothing; -c needs at least 1".into())),
+        Some(c) if c > most => {
+            Err(Error::Request(format!("a context of {c} tokens is more than the model's {most}; use -c {most} or less")))
+        }
+        Some(c) => Ok(c),
+    }
+}
+
+/// What the sequence and the steps need, from the manifest alone.
+pub fn needs(manifest: &Manifest, context: u32, chunk: u32, mode: ActivationMode) -> Needs {
+    let (kv, state) = Session::bytes(&manifest.spec, context, mode);
+    let scratch = Sizes::new(&manifest.spec, chunk as usize).bytes(mode).saturating_add(model::decoded_bytes(manifest));
+    let tokenizer = manifest.tokenizer.as_ref().map_or(0, |t| tokenizer_bytes(t.json.len()));
+    Needs { kv, state, scratch, tokenizer }
+}
+
+/// The longest prompt step that fits comfortably, and the memory plan for it.
+fn plan(pack: &Pack, context: u32, options: &Options) -> Result<(u32, MemoryPlan)> {
+    let limit = options.ram.resolve();
+    let with = |chunk: u32| {
+        let needs = needs(&pack.manifest, context, chunk, options.activations);
+        let plan = MemoryPlan::new(&pack.manifest, &pack.index, &pack.superblock, &needs, limit);
+        (needs.scratch, plan)
+    };
+    if let Some(chunk) = options.chunk {
+        if chunk == 0 || chunk > MAX_CHUNK {
+            return Err(Error::Request(format!("a prompt step of {chunk} tokens is not between 1 and {MAX_CHUNK}")));
+        }
+        let chunk = chunk.min(context);
+        return with(chunk).1.map(|plan| (chunk, plan));
+    }
+    let mut chunk = DEFAULT_CHUNK.min(context);
+    loop {
+        let (scratch, plan) = with(chunk);
+        match plan {
+            Ok(plan) if chunk == 1 || scratch <= limit / SCRATCH_SHARE => return Ok((chunk, plan)),
+            Err(e) if chunk == 1 => return Err(e),
+            _ => chunk /= 2,
+        }
+    }
+}

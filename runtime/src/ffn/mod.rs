@@ -1,0 +1,55 @@
+//! Channel mixing: one file per mechanism.
+
+pub mod dense;
+pub mod picks;
+pub mod routed;
+pub mod router;
+
+use crate::kernels::vector;
+use crate::scratch::Step;
+use forebay_format::model::Activation;
+
+/// `gate = activation(gate) * up`, `[rows, inner]` each.
+pub fn activate(step: &Step, activation: Activation, inner: usize, gate: &mut [f32], up: &[f32]) {
+    step.each_row(gate, inner, &|i, gate| {
+        let up = &up[i * inner..(i + 1) * inner];
+        match activation {
+            Activation::Silu => vector::silu_mul(gate, up),
+            Activation::Relu => vector::relu_mul(gate, up),
+            Activation::GeluTanh => gate.iter_mut().zip(up).for_each(|(g, u)| *g = gelu_tanh(*g) * u),
+        }
+    });
+}
+
+/// Tanh approximation of GELU (Hendrycks and Gimpel 2016).
+fn gelu_tanh(x: f32) -> f32 {
+    let inner = (2.0 / std::f32::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+    0.5 * x * (1.0 + inner.tanh())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::{ActivationMode, Kernels, Pool};
+    use std::sync::atomic::AtomicBool;
+
+    #[test]
+    fn activations_by_their_definitions() {
+        let x = [-2.0f32, -0.5, 0.0, 0.5, 2.0];
+        let run = |activation| {
+            let mut gate = x.to_vec();
+            let (pool, kernels) = (Pool::new(1), Kernels::detect(ActivationMode::F32));
+            let step = Step { pool: &pool, kernels: &kernels, rows: 5, position: 0, cancel: &AtomicBool::new(false) };
+            activate(&step, activation, 1, &mut gate, &[3.0; 5]);
+            gate
+        };
+        assert_eq!(run(Activation::Relu), [0.0, 0.0, 0.0, 1.5, 6.0]);
+        for (y, x) in run(Activation::Silu).iter().zip(x) {
+            assert!((y - 3.0 * x / (1.0 + (-x).exp())).abs() < 1e-5);
+        }
+        // torch.nn.functional.gelu(x, approximate="tanh")
+        for (y, want) in run(Activation::GeluTanh).iter().zip([-0.045_402, -0.154_286, 0.0, 0.345_714, 1.954_598]) {
+            assert!((y - 3.0 * want).abs() < 1e-5, "{y} {want}");
+        }
+    }
+}

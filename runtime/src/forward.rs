@@ -1,0 +1,96 @@
+//! The forward pass: tokens in, residual stream out. One readable loop over the layers; what a layer does is its mechanism's file.
+//!
+//! A step has as many rows as it is given: one while decoding, a chunk of the prompt while reading it. The result of a row does not
+//! depend on how many rows came with it.
+
+use crate::error::{Error, Result};
+use crate::model::{FfnLayer, MixerLayer, Model};
+use crate::scratch::{Scratch, Step};
+use crate::state::{LayerState, Session};
+use crate::store::Store;
+use crate::window::policy::Purpose;
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+/// Called for each routed layer and row: layer, position, chosen experts with their weights in router order.
+pub type RouterSink = Box<dyn FnMut(u32, usize, &[(u32, f32)])>;
+
+/// Runs `tokens` (ids below the vocabulary) as one step; the residual stream of each stays in `scratch.x`.
+///
+/// # Errors
+/// [`Error::Interrupted`] when the step's `cancel` is set, and what a read may give. The session is torn then: only a reset helps.
+pub fn forward(
+    model: &Model,
+    store: &mut Store,
+    session: &mut Session,
+    scratch: &mut Scratch,
+    step: &Step,
+    tokens: &[u32],
+    sink: &mut Option<RouterSink>,
+) -> Result<()> {
+    let values = step.rows * model.hidden;
+    session.torn = true;
+    // One row decodes; more are a prompt, which must not drive out what decoding wants to keep.
+    store.set_purpose(if step.rows == 1 { Purpose::Decode } else { Purpose::Prefill });
+    embed(model, store, step, tokens, &mut scratch.x[..values]);
+    for (rope, turns) in model.ropes.iter().zip(&mut scratch.turns) {
+        for (row, turn) in turns.chunks_exact_mut(2 * rope.pairs()).take(step.rows).enumerate() {
+            rope.turn(step.position + row, turn);
+        }
+    }
+    for (number, (layer, state)) in (0..).zip(model.layers.iter().zip(&mut session.layers)) {
+        if step.cancel.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        layer.mixer_norm.apply_rows(step, &scratch.x[..values], &mut scratch.normed[..values]);
+        match (&layer.mixer, state) {
+            (MixerLayer::Attention(a), LayerState::Kv(cache)) => a.forward(step, store, &model.ropes, cache, scratch),
+            (MixerLayer::GatedDelta(d), LayerState::Delta(state)) => d.forward(step, store, state, scratch),
+            _ => return Err(Error::Request("the session belongs to another model".into())),
+        }
+        add(&mut scratch.x[..values], &scratch.out[..values]);
+        layer.ffn_norm.apply_rows(step, &scratch.x[..values], &mut scratch.normed[..values]);
+        match &layer.ffn {
+            FfnLayer::Dense(f) => {
+                let Scratch { arena, normed, out, input, inner, .. } = scratch;
+                input.load(step.pool, step.kernels, &normed[..values], step.rows, model.hidden, &f.input_types(store));
+                f.forward(step, store, input, inner, arena, &mut out[..values]);
+            }
+            FfnLayer::Routed(f) => {
+                f.forward(step, store, scratch)?;
+                if let Some(sink) = sink {
+                    let chosen = scratch.picks.chosen.chunks_exact(f.shape.top_k).take(step.rows);
+                    chosen.enumerate().for_each(|(row, chosen)| sink(number, step.position + row, chosen));
+                }
+            }
+        }
+        add(&mut scratch.x[..values], &scratch.out[..values]);
+    }
+    session.position += step.rows;
+    session.torn = false;
+    Ok(())
+}
+
+/// Logits of some rows of the step that [`forward`] ran last, a few at a time; `sink` gets the row and its `vocab` logits.
+pub fn logits(model: &Model, store: &Store, scratch: &mut Scratch, step: &Step, rows: Range<usize>, sink: &mut dyn FnMut(usize, &[f32])) {
+    let (hidden, vocab) = (model.hidden, model.vocab);
+    let w = store.tensor(model.head);
+    let Scratch { x, normed, input, logits, .. } = scratch;
+    let at_once = logits.len() / vocab;
+    for first in rows.clone().step_by(at_once) {
+        let n = at_once.min(rows.end - first);
+        model.final_norm.apply_rows(step, &x[first * hidden..(first + n) * hidden], &mut normed[..n * hidden]);
+        input.load(step.pool, step.kernels, &normed[..n * hidden], n, hidden, &[w.qtype]);
+        step.kernels.matmul(step.pool, &w, input, &mut logits[..n * vocab]);
+        logits.chunks_exact(vocab).take(n).zip(first..).for_each(|(row, i)| sink(i, row));
+    }
+}
+
+fn embed(model: &Model, store: &Store, step: &Step, tokens: &[u32], x: &mut [f32]) {
+    let w = store.tensor(model.embedding);
+    step.each_row(x, model.hidden, &|i, row| step.kernels.decode_row(&w, tokens[i] as usize, row));
+}
+
+fn add(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}

@@ -1,0 +1,6 @@
+//! Token mixing: one file per mechanism.
+
+pub mod attention;
+pub mod conv;
+pub mod gated_delta;
+pub mod rope;

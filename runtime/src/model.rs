@@ -1,0 +1,294 @@
+//! The model ready to run: every tensor found once and kept by handle, every small tensor decoded to f32 once.
+
+use crate::error::{Error, Result};
+use crate::ffn::dense::DenseFfn;
+use crate::ffn::routed::{self, RoutedFfn, Shared};
+use crate::mixer::attention::{self, AttentionLayer, QkNorms};
+use crate::mixer::conv::Conv;
+use crate::mixer::gated_delta::{self, GatedDeltaLayer};
+use crate::mixer::rope::RopeTable;
+use crate::norm::RmsNorm;
+use crate::store::Store;
+use crate::trunk::{RunId, TensorHandle};
+use forebay_format::layout::manifest::{Manifest, TensorPlace};
+use forebay_format::model::{
+    Attention, Decay, Ffn, GatedDelta, GatedFfn, LayerSpec, Mixer, ModelSpec, Norm, NormWeight, QkNorm, Role, Rope, Routed,
+};
+use forebay_format::shapes::TensorShape;
+use forebay_format::validate_pack::role_name;
+use forebay_format::{FormatError, QuantType};
+
+/// Token mixing of a layer.
+#[derive(Debug)]
+pub enum MixerLayer {
+    /// Softmax attention.
+    Attention(AttentionLayer),
+    /// Gated delta net.
+    GatedDelta(GatedDeltaLayer),
+}
+
+/// Channel mixing of a layer.
+#[derive(Debug)]
+pub enum FfnLayer {
+    /// One network.
+    Dense(DenseFfn),
+    /// Experts.
+    Routed(RoutedFfn),
+}
+
+/// A layer.
+#[derive(Debug)]
+pub struct Layer {
+    /// Norm in front of the mixer.
+    pub mixer_norm: RmsNorm,
+    /// Token mixing.
+    pub mixer: MixerLayer,
+    /// Norm in front of the feed-forward part.
+    pub ffn_norm: RmsNorm,
+    /// Channel mixing.
+    pub ffn: FfnLayer,
+}
+
+/// The model.
+#[derive(Debug)]
+pub struct Model {
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Rows of the embedding and of the head.
+    pub vocab: usize,
+    /// `[vocab, hidden]`.
+    pub embedding: TensorHandle,
+    /// `[vocab, hidden]`; the embedding itself if the head is tied.
+    pub head: TensorHandle,
+    /// Norm before the head.
+    pub final_norm: RmsNorm,
+    /// Distinct rotary encodings.
+    pub ropes: Vec<RopeTable>,
+    /// In execution order.
+    pub layers: Vec<Layer>,
+}
+
+/// Checks that the spec can be computed and that each run has exactly the tensors it calls for, in their shapes. Pure; after it every product
+/// of sizes is bounded by the bytes of a tensor that the index holds.
+pub fn check(manifest: &Manifest) -> std::result::Result<(), FormatError> {
+    let spec = &manifest.spec;
+    spec.validate()?;
+    check_run("embedding", &manifest.embedding, &spec.embedding_tensors())?;
+    check_run("head", &manifest.head, &spec.head_tensors())?;
+    for (l, (layer, places)) in spec.layers.iter().zip(&manifest.trunk).enumerate() {
+        check_run(&format!("layer {l}"), places, &layer.tensors(spec.hidden)?)?;
+        if let Mixer::Attention(Attention { qk_norm: QkNorm::FullWidth(_), output_gate: true, .. }) = layer.mixer {
+            return Err(FormatError::invalid(format!("layer {l}"), "a full-width norm of queries that have output gates is not defined"));
+        }
+    }
+    Ok(())
+}
+
+fn check_run(run: &str, places: &[TensorPlace], wanted: &[TensorShape]) -> std::result::Result<(), FormatError> {
+    let invalid = |role: Role, why: String| Err(FormatError::invalid(format!("{run}, {}", role_name(role)), why));
+    for w in wanted {
+        match places.iter().find(|p| p.role == w.role) {
+            None => return invalid(w.role, "the model needs it and the pack does not have it".into()),
+            Some(p) if (p.rows, p.cols) != (w.rows, w.cols) => {
+                return invalid(w.role, format!("is {} x {}, the model needs {} x {}", p.rows, p.cols, w.rows, w.cols));
+            }
+            Some(_) => {}
+        }
+    }
+    match places.iter().find(|p| wanted.iter().all(|w| w.role != p.role)) {
+        Some(p) => invalid(p.role, "the model has no use for it".into()),
+        None => Ok(()),
+    }
+}
+
+/// Sizes of an attention layer.
+pub fn attention_shape(a: &Attention) -> attention::Shape {
+    let [heads, kv_heads, head_dim] = [a.heads, a.kv_heads, a.head_dim].map(|n| n as usize);
+    attention::Shape { heads, kv_heads, head_dim, output_gate: a.output_gate }
+}
+
+/// Sizes of a gated delta layer.
+pub fn delta_shape(d: &GatedDelta) -> gated_delta::Shape {
+    let [key_heads, value_heads, key_dim, value_dim] = [d.key_heads, d.value_heads, d.key_dim, d.value_dim].map(|n| n as usize);
+    gated_delta::Shape { key_heads, value_heads, key_dim, value_dim }
+}
+
+/// Sizes of a routed layer.
+pub fn routed_shape(r: &Routed, hidden: usize) -> routed::Shape {
+    let [experts, top_k, inner] = [r.experts, r.top_k, r.expert.inner].map(|n| n as usize);
+    routed::Shape { hidden, experts, top_k, inner, shared: r.shared.as_ref().map_or(0, |s| s.ffn.inner as usize) }
+}
+
+/// Distinct rotary encodings of a model, in order of first use.
+pub fn ropes(spec: &ModelSpec) -> Vec<&Rope> {
+    let mut list: Vec<&Rope> = Vec::new();
+    for layer in &spec.layers {
+        if let Mixer::Attention(a) = &layer.mixer
+            && !list.contains(&&a.rope)
+        {
+            list.push(&a.rope);
+        }
+    }
+    list
+}
+
+/// Tensors that are decoded once and kept in f32: vectors and convolutions, everything that no matrix product reads.
+fn is_small(role: Role, rows: u32) -> bool {
+    role == Role::DeltaConv || (rows == 1 && !matches!(role, Role::DeltaA | Role::DeltaB | Role::Router | Role::Embedding | Role::Head))
+}
+
+/// Bytes of all tensors that [`Model::load`] decodes; saturates.
+pub fn decoded_bytes(manifest: &Manifest) -> u64 {
+    let places = manifest.trunk.iter().flatten().chain(&manifest.head);
+    let small = places.filter(|p| is_small(p.role, p.rows));
+    small.fold(0u64, |sum, p| sum.saturating_add((p.rows as u64).saturating_mul(p.cols as u64 * size_of::<f32>() as u64)))
+}
+
+impl Model {
+    /// Finds and decodes. The manifest must have passed [`check`].
+    pub fn load(store: &Store) -> Result<Model> {
+        let manifest = &store.pack().manifest;
+        let spec = &manifest.spec;
+        let ropes = ropes(spec);
+        let (embedding, head) = (Run { store, id: RunId::Embedding }, Run { store, id: RunId::Head });
+        let layers = spec.layers.iter().zip(&manifest.experts).zip(0..).map(|((layer, experts), l)| {
+            let types = experts.as_ref().map(|e| [e.gate, e.up, e.down]);
+            load_layer(Run { store, id: RunId::Trunk(l) }, l, layer, types, spec.hidden as usize, &ropes)
+        });
+        Ok(Model {
+            hidden: spec.hidden as usize,
+            vocab: spec.vocab as usize,
+            embedding: embedding.find(Role::Embedding)?,
+            head: if spec.tied_head { embedding.find(Role::Embedding)? } else { head.find(Role::Head)? },
+            final_norm: head.norm(Role::FinalNorm, &spec.final_norm)?,
+            layers: layers.collect::<Result<_>>()?,
+            ropes: ropes.into_iter().map(RopeTable::new).collect(),
+        })
+    }
+}
+
+/// One run of the trunk, while loading.
+#[derive(Clone, Copy)]
+struct Run<'a> {
+    store: &'a Store,
+    id: RunId,
+}
+
+impl Run<'_> {
+    fn format_error(&self, error: FormatError) -> Error {
+        Error::Format { file: self.store.pack().path.clone(), error }
+    }
+
+    fn find(&self, role: Role) -> Result<TensorHandle> {
+        let missing = || FormatError::invalid(format!("{}, {}", self.id.bundle(), role_name(role)), "the pack does not have it");
+        self.store.find(self.id, role).ok_or_else(|| self.format_error(missing()))
+    }
+
+    fn find_all<const N: usize>(&self, roles: [Role; N]) -> Result<[TensorHandle; N]> {
+        // The handle of the first stands in until each has its own.
+        let mut handles = [self.find(roles[0])?; N];
+        for (handle, role) in handles.iter_mut().zip(roles) {
+            *handle = self.find(role)?;
+        }
+        Ok(handles)
+    }
+
+    /// All values of a small tensor.
+    fn values(&self, role: Role) -> Result<Vec<f32>> {
+        let matrix = self.store.tensor(self.find(role)?);
+        let mut values = vec![0.0; matrix.rows * matrix.cols];
+        matrix.qtype.decode(matrix.bytes, &mut values).map_err(|e| self.format_error(e))?;
+        Ok(values)
+    }
+
+    fn norm(&self, role: Role, spec: &Norm) -> Result<RmsNorm> {
+        let mut factor = self.values(role)?;
+        match spec.weight {
+            NormWeight::Plain => {}
+            NormWeight::ZeroCentered => factor.iter_mut().for_each(|w| *w += 1.0),
+        }
+        Ok(RmsNorm { eps: spec.eps, factor })
+    }
+}
+
+fn load_layer(run: Run, number: u32, spec: &LayerSpec, types: Option<[QuantType; 3]>, hidden: usize, ropes: &[&Rope]) -> Result<Layer> {
+    let mixer = match &spec.mixer {
+        Mixer::Attention(a) => MixerLayer::Attention(load_attention(run, a, ropes)?),
+        Mixer::GatedDelta(d) => MixerLayer::GatedDelta(load_delta(run, d)?),
+    };
+    let ffn = match (&spec.ffn, types) {
+        (Ffn::Dense(f), _) => FfnLayer::Dense(load_dense(run, f, [Role::FfnGate, Role::FfnUp, Role::FfnDown])?),
+        (Ffn::Routed(r), Some(types)) => FfnLayer::Routed(load_routed(run, number, r, types, hidden)?),
+        (Ffn::Routed(_), None) => {
+            return Err(
+                run.format_error(FormatError::invalid(format!("layer {number} experts"), "the manifest does not say where they are"))
+            );
+        }
+    };
+    Ok(Layer { mixer_norm: run.norm(Role::MixerNorm, &spec.mixer_norm)?, mixer, ffn_norm: run.norm(Role::FfnNorm, &spec.ffn_norm)?, ffn })
+}
+
+fn load_attention(run: Run, a: &Attention, ropes: &[&Rope]) -> Result<AttentionLayer> {
+    let norms = |q: &Norm| Ok::<_, Error>((run.norm(Role::QNorm, q)?, run.norm(Role::KNorm, q)?));
+    let qk_norm = match &a.qk_norm {
+        QkNorm::None => QkNorms::None,
+        QkNorm::PerHead(n) => norms(n).map(|(q, k)| QkNorms::PerHead(q, k))?,
+        QkNorm::FullWidth(n) => norms(n).map(|(q, k)| QkNorms::FullWidth(q, k))?,
+    };
+    let qkv_bias = match a.qkv_bias {
+        true => Some([run.values(Role::QBias)?, run.values(Role::KBias)?, run.values(Role::VBias)?]),
+        false => None,
+    };
+    Ok(AttentionLayer {
+        shape: attention_shape(a),
+        scale: a.scale,
+        window: a.sliding_window.map_or(usize::MAX, |w| w as usize),
+        rope: ropes.iter().position(|r| **r == a.rope).unwrap_or_default(),
+        matrices: run.find_all([Role::Q, Role::K, Role::V, Role::O])?,
+        qkv_bias,
+        out_bias: if a.out_bias { Some(run.values(Role::OBias)?) } else { None },
+        qk_norm,
+    })
+}
+
+fn load_delta(run: Run, d: &GatedDelta) -> Result<GatedDeltaLayer> {
+    let shape = delta_shape(d);
+    let mut decay = run.values(Role::DeltaDecay)?;
+    match d.decay {
+        Decay::Log => decay.iter_mut().for_each(|a| *a = -a.exp()),
+        Decay::Factor => {}
+    }
+    Ok(GatedDeltaLayer {
+        shape,
+        order: d.value_head_order,
+        l2_eps: d.l2_eps,
+        matrices: run.find_all([Role::DeltaQkv, Role::DeltaZ, Role::DeltaB, Role::DeltaA, Role::DeltaOut])?,
+        conv: Conv::new(&run.values(Role::DeltaConv)?, shape.channels()),
+        decay,
+        dt_bias: run.values(Role::DeltaDtBias)?,
+        norm: run.norm(Role::DeltaNorm, &d.norm)?,
+    })
+}
+
+fn load_dense(run: Run, f: &GatedFfn, roles: [Role; 3]) -> Result<DenseFfn> {
+    Ok(DenseFfn { inner: f.inner as usize, activation: f.activation, matrices: run.find_all(roles)? })
+}
+
+fn load_routed(run: Run, layer: u32, r: &Routed, types: [QuantType; 3], hidden: usize) -> Result<RoutedFfn> {
+    let shared = match &r.shared {
+        Some(s) => Some(Shared {
+            ffn: load_dense(run, &s.ffn, [Role::SharedGate, Role::SharedUp, Role::SharedDown])?,
+            gate: if s.gated { Some(run.values(Role::SharedExpertGate)?) } else { None },
+        }),
+        None => None,
+    };
+    Ok(RoutedFfn {
+        shape: routed_shape(r, hidden),
+        layer,
+        router: r.router.clone(),
+        logits: run.find(Role::Router)?,
+        types,
+        activation: r.expert.activation,
+        shared,
+    })
+}
