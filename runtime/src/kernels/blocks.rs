@@ -86,6 +86,82 @@ pub(super) fn quantise(form: Form, x: &[f32], q: &mut [i8], d: &mut [f32], sums:
     }
 }
 
+/// The same numbers with AVX2.
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2 {
+    use super::{Form, scales};
+    use std::arch::x86_64::*;
+
+    /// # Safety
+    /// The machine has AVX2; the lengths of the slices follow from `form` and `x.len()`, a multiple of the block.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub unsafe fn quantise(form: Form, x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i16]) {
+        for ((x, q), d) in x.chunks_exact(form.block()).zip(q.chunks_exact_mut(form.block())).zip(d) {
+            let (scale, inverse) = scales(largest(x));
+            *d = scale;
+            if inverse == 0.0 {
+                q.fill(0);
+                continue;
+            }
+            for (x, q) in x.as_chunks::<32>().0.iter().zip(q.as_chunks_mut::<32>().0) {
+                round(x, inverse, q);
+            }
+        }
+        for (sums, q) in sums.chunks_mut(32 / form.group()).zip(q.as_chunks::<32>().0) {
+            let [a, b] = halves_sums(q);
+            match sums {
+                [both] => *both = a + b,
+                [first, second] => (*first, *second) = (a, b),
+                _ => {}
+            }
+        }
+    }
+
+    /// Bits of the largest magnitude.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn largest(x: &[f32]) -> u32 {
+        let mut max = _mm256_setzero_si256();
+        for x in x.as_chunks::<8>().0 {
+            // SAFETY: eight values.
+            let bits = unsafe { _mm256_loadu_si256(x.as_ptr().cast()) };
+            max = _mm256_max_epu32(max, _mm256_and_si256(bits, _mm256_set1_epi32(0x7fff_ffff)));
+        }
+        let mut lanes = [0u32; 8];
+        // SAFETY: eight values.
+        unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), max) };
+        lanes.into_iter().fold(0, u32::max)
+    }
+
+    /// `q = round_half_even(x * inverse)`; the results lie in -127..=127.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn round(x: &[f32; 32], inverse: f32, q: &mut [i8; 32]) {
+        let part = |i: usize| {
+            // SAFETY: four times eight values.
+            let x = unsafe { _mm256_loadu_ps(x.as_ptr().add(8 * i)) };
+            // The conversion rounds as the control register says, and Rust keeps that at ties to even.
+            _mm256_cvtps_epi32(_mm256_mul_ps(x, _mm256_set1_ps(inverse)))
+        };
+        // Packing works within 128-bit halves and leaves groups of four in the order 0 2 4 6 1 3 5 7.
+        let packed = _mm256_packs_epi16(_mm256_packs_epi32(part(0), part(1)), _mm256_packs_epi32(part(2), part(3)));
+        let ordered = _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+        // SAFETY: 32 bytes.
+        unsafe { _mm256_storeu_si256(q.as_mut_ptr().cast(), ordered) };
+    }
+
+    /// Sums of the first and of the second sixteen.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn halves_sums(q: &[i8; 32]) -> [i16; 2] {
+        // SAFETY: 32 bytes.
+        let q = unsafe { _mm256_loadu_si256(q.as_ptr().cast()) };
+        // Adding 128 makes the bytes unsigned for `sad`, which adds eight of them.
+        let eights = _mm256_sad_epu8(_mm256_xor_si256(q, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
+        let mut sums = [0i64; 4];
+        // SAFETY: four values.
+        unsafe { _mm256_storeu_si256(sums.as_mut_ptr().cast(), eights) };
+        [(sums[0] + sums[1] - 16 * 128) as i16, (sums[2] + sums[3] - 16 * 128) as i16]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -83,8 +83,8 @@ pub(super) fn find(set: KernelSet) -> Option<&'static Ops> {
 static AVX2: Ops = Ops {
     set: KernelSet::Avx2,
     name: "avx2",
-    of: quants::scalar_ops,
-    quantise: blocks::quantise,
+    of: quants::avx2_ops,
+    quantise: blocks::avx2::quantise,
     add: strip::avx2::add,
     add2: strip::avx2::add2,
     add_f16: strip::avx2::add_f16,

@@ -15,3 +15,38 @@ pub mod scalar {
         QuantType::BF16.decode_row(row, out);
     }
 }
+
+/// Safety of all: the machine has AVX2 and F16C.
+#[cfg(target_arch = "x86_64")]
+pub mod avx2 {
+    use std::arch::x86_64::*;
+
+    pub fn f32(row: &[u8], out: &mut [f32]) {
+        super::scalar::f32(row, out);
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub unsafe fn f16(row: &[u8], out: &mut [f32]) {
+        let (blocks, tail) = row.as_chunks::<16>();
+        let (values, last) = out.as_chunks_mut::<8>();
+        for (block, values) in blocks.iter().zip(values) {
+            // SAFETY: sixteen bytes, eight values.
+            unsafe { _mm256_storeu_ps(values.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(block.as_ptr().cast()))) }
+        }
+        super::scalar::f16(tail, last);
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub unsafe fn bf16(row: &[u8], out: &mut [f32]) {
+        let (blocks, tail) = row.as_chunks::<16>();
+        let (values, last) = out.as_chunks_mut::<8>();
+        for (block, values) in blocks.iter().zip(values) {
+            // SAFETY: sixteen bytes, eight values.
+            unsafe {
+                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(block.as_ptr().cast()));
+                _mm256_storeu_ps(values.as_mut_ptr(), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide)));
+            }
+        }
+        super::scalar::bf16(tail, last);
+    }
+}

@@ -7,3 +7,18 @@ fn unpack(block: &[u8; 18]) -> Small {
     Small { q: nibbles(block, 2).map(|q| CODEBOOK[usize::from(q)]), d: half(block, 0), m: 0.0 }
 }
 plain::kernels!(dot_small, IQ4_NL, super::unpack);
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx2 {
+    use crate::kernels::quants::avx2::{self as x86, Min, Small};
+    use forebay_format::quant::iq4_nl::CODEBOOK;
+    use std::arch::x86_64::*;
+
+    x86::small!(18, Min::Signed);
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn unpack(block: &[u8; 18]) -> Small {
+        Small { q: x86::look_up(&CODEBOOK, x86::nibbles(block, 2)), d: x86::half(block, 0), m: 0.0 }
+    }
+}

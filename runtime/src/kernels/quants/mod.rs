@@ -3,6 +3,8 @@
 //!
 //! A block of 32 is `d * q + m`; a block of 256 is `d * scale * q - dmin * min` with a scale and a minimum per 16 values.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod float;
 mod iq4_nl;
 mod iq4_xs;
@@ -59,3 +61,5 @@ macro_rules! table {
     };
 }
 table!(scalar_ops, scalar);
+#[cfg(target_arch = "x86_64")]
+table!(avx2_ops, avx2);

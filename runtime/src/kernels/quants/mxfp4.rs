@@ -7,3 +7,18 @@ fn unpack(block: &[u8; 17]) -> Small {
     Small { q: nibbles(block, 1).map(|q| LEVELS[usize::from(q)]), d: half_scale(block[0]), m: 0.0 }
 }
 plain::kernels!(dot_small, MXFP4, super::unpack);
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx2 {
+    use crate::kernels::quants::avx2::{self as x86, Min, Small};
+    use forebay_format::quant::mxfp4::{LEVELS, half_scale};
+    use std::arch::x86_64::*;
+
+    x86::small!(17, Min::Signed);
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn unpack(block: &[u8; 17]) -> Small {
+        Small { q: x86::look_up(&LEVELS, x86::nibbles(block, 1)), d: half_scale(block[0]), m: 0.0 }
+    }
+}

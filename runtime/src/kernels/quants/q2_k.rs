@@ -12,3 +12,30 @@ fn unpack(block: &[u8; 84]) -> Large {
     }
 }
 plain::kernels!(dot_large, Q2_K, super::unpack);
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx2 {
+    use crate::kernels::quants::avx2::{self as x86, Large, Min};
+    use std::arch::x86_64::*;
+
+    x86::large!(84, Min::Float);
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn unpack(block: &[u8; 84]) -> Large {
+        let packed = x86::load16(block, 0);
+        let four = _mm_set1_epi8(15);
+        let mins = _mm_and_si128(_mm_srli_epi16::<4>(packed), four);
+        let mut q = [_mm256_setzero_si256(); 8];
+        for (k, q) in q.iter_mut().enumerate() {
+            *q = x86::bits(x86::load(block, 16 + 32 * (k / 4)), 2 * (k % 4), 3);
+        }
+        Large {
+            q,
+            scale: x86::even_odd(_mm_and_si128(packed, four)),
+            min: _mm256_cvtepi8_epi16(mins),
+            d: x86::half(block, 80),
+            dmin: x86::half(block, 82),
+        }
+    }
+}

@@ -20,3 +20,41 @@ fn unpack(block: &[u8; 110]) -> Large {
     Large { q: std::array::from_fn(value), scale: scales(block), min: [0; 16], d: half(block, 108), dmin: 0.0 }
 }
 plain::kernels!(dot_large, Q3_K, super::unpack);
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx2 {
+    use crate::kernels::quants::avx2::{self as x86, Large, Min};
+    use std::arch::x86_64::*;
+
+    x86::large!(110, Min::Offset(4));
+
+    /// The sixteen scales as bytes.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn scales(block: &[u8; 110]) -> __m128i {
+        let (a, b, high) = (x86::word(block, 96), x86::word(block, 100), x86::word(block, 104));
+        let (four, two) = (0x0f0f_0f0f, 0x0303_0303);
+        let low = [a & four, b & four, (a >> 4) & four, (b >> 4) & four];
+        let part = |i: usize| (low[i] | (((high >> (2 * i)) & two) << 4)) as i32;
+        _mm_sub_epi8(_mm_setr_epi32(part(0), part(1), part(2), part(3)), _mm_set1_epi8(32))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn unpack(block: &[u8; 110]) -> Large {
+        let scales = scales(block);
+        let high = x86::load(block, 0);
+        let mut q = [_mm256_setzero_si256(); 8];
+        for (k, q) in q.iter_mut().enumerate() {
+            let low = x86::bits(x86::load(block, 32 + 32 * (k / 4)), 2 * (k % 4), 3);
+            *q = _mm256_or_si256(low, x86::raised(x86::bits(high, k, 1), 1, 2));
+        }
+        Large {
+            q,
+            scale: x86::even_odd(scales),
+            min: _mm256_slli_epi16::<2>(_mm256_cvtepi8_epi16(scales)),
+            d: x86::half(block, 108),
+            dmin: 0.0,
+        }
+    }
+}

@@ -6,3 +6,17 @@ fn unpack(block: &[u8; 18]) -> Small {
     Small { q: nibbles(block, 2).map(|q| q as i8 - 8), d: half(block, 0), m: 0.0 }
 }
 plain::kernels!(dot_small, Q4_0, super::unpack);
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx2 {
+    use crate::kernels::quants::avx2::{self as x86, Min, Small};
+    use std::arch::x86_64::*;
+
+    x86::small!(18, Min::Signed);
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn unpack(block: &[u8; 18]) -> Small {
+        Small { q: _mm256_sub_epi8(x86::nibbles(block, 2), _mm256_set1_epi8(8)), d: x86::half(block, 0), m: 0.0 }
+    }
+}

@@ -6,3 +6,17 @@ fn unpack(block: &[u8; 20]) -> Small {
     Small { q: nibbles(block, 4).map(|q| q as i8), d: half(block, 0), m: half(block, 2) }
 }
 plain::kernels!(dot_small, Q4_1, super::unpack);
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx2 {
+    use crate::kernels::quants::avx2::{self as x86, Min, Small};
+    use std::arch::x86_64::*;
+
+    x86::small!(20, Min::Float);
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn unpack(block: &[u8; 20]) -> Small {
+        Small { q: x86::nibbles(block, 4), d: x86::half(block, 0), m: x86::half(block, 2) }
+    }
+}

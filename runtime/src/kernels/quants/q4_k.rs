@@ -13,3 +13,22 @@ fn unpack(block: &[u8; 144]) -> Large {
     }
 }
 plain::kernels!(dot_large, Q4_K, super::unpack);
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx2 {
+    use crate::kernels::quants::avx2::{self as x86, Large, Min};
+    use std::arch::x86_64::*;
+
+    x86::large!(144, Min::Float);
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn unpack(block: &[u8; 144]) -> Large {
+        let (scale, min) = x86::scales_mins(block);
+        let mut q = [_mm256_setzero_si256(); 8];
+        for (k, q) in q.iter_mut().enumerate() {
+            *q = x86::bits(x86::load(block, 16 + 32 * (k / 2)), 4 * (k % 2), 15);
+        }
+        Large { q, scale, min, d: x86::half(block, 0), dmin: x86::half(block, 2) }
+    }
+}

@@ -7,3 +7,18 @@ fn unpack(block: &[u8; 22]) -> Small {
     Small { q: std::array::from_fn(|i| (low[i] | high[i]) as i8 - 16), d: half(block, 0), m: 0.0 }
 }
 plain::kernels!(dot_small, Q5_0, super::unpack);
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx2 {
+    use crate::kernels::quants::avx2::{self as x86, Min, Small};
+    use std::arch::x86_64::*;
+
+    x86::small!(22, Min::Signed);
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn unpack(block: &[u8; 22]) -> Small {
+        let q = _mm256_or_si256(x86::nibbles(block, 6), x86::fifth_bits(block, 2));
+        Small { q: _mm256_sub_epi8(q, _mm256_set1_epi8(16)), d: x86::half(block, 0), m: 0.0 }
+    }
+}

@@ -7,3 +7,18 @@ fn unpack(block: &[u8; 24]) -> Small {
     Small { q: std::array::from_fn(|i| (low[i] | high[i]) as i8), d: half(block, 0), m: half(block, 2) }
 }
 plain::kernels!(dot_small, Q5_1, super::unpack);
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx2 {
+    use crate::kernels::quants::avx2::{self as x86, Min, Small};
+    use std::arch::x86_64::*;
+
+    x86::small!(24, Min::Float);
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn unpack(block: &[u8; 24]) -> Small {
+        let q = _mm256_or_si256(x86::nibbles(block, 8), x86::fifth_bits(block, 4));
+        Small { q, d: x86::half(block, 0), m: x86::half(block, 2) }
+    }
+}

@@ -12,3 +12,24 @@ fn unpack(block: &[u8; 176]) -> Large {
     Large { q: std::array::from_fn(value), scale, min, d: half(block, 0), dmin: half(block, 2) }
 }
 plain::kernels!(dot_large, Q5_K, super::unpack);
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx2 {
+    use crate::kernels::quants::avx2::{self as x86, Large, Min};
+    use std::arch::x86_64::*;
+
+    x86::large!(176, Min::Float);
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn unpack(block: &[u8; 176]) -> Large {
+        let (scale, min) = x86::scales_mins(block);
+        let high = x86::load(block, 16);
+        let mut q = [_mm256_setzero_si256(); 8];
+        for (k, q) in q.iter_mut().enumerate() {
+            let low = x86::bits(x86::load(block, 48 + 32 * (k / 2)), 4 * (k % 2), 15);
+            *q = _mm256_or_si256(low, x86::raised(x86::bits(high, k, 1), 1, 4));
+        }
+        Large { q, scale, min, d: x86::half(block, 0), dmin: x86::half(block, 2) }
+    }
+}

@@ -17,3 +17,30 @@ fn unpack(block: &[u8; 210]) -> Large {
     }
 }
 plain::kernels!(dot_large, Q6_K, super::unpack);
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx2 {
+    use crate::kernels::quants::avx2::{self as x86, Large, Min};
+    use std::arch::x86_64::*;
+
+    x86::large!(210, Min::Offset(32));
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn unpack(block: &[u8; 210]) -> Large {
+        let scales = x86::load16(block, 192);
+        let mut q = [_mm256_setzero_si256(); 8];
+        for (k, q) in q.iter_mut().enumerate() {
+            let low = x86::bits(x86::load(block, 64 * (k / 4) + 32 * (k % 2)), 4 * (k / 2 % 2), 15);
+            let high = x86::bits(x86::load(block, 128 + 32 * (k / 4)), 2 * (k % 4), 3);
+            *q = _mm256_or_si256(low, x86::raised(high, 3, 4));
+        }
+        Large {
+            q,
+            scale: x86::even_odd(scales),
+            min: _mm256_slli_epi16::<5>(_mm256_cvtepi8_epi16(scales)),
+            d: x86::half(block, 208),
+            dmin: 0.0,
+        }
+    }
+}

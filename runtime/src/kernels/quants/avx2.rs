@@ -1,0 +1,311 @@
+//! Integer dot products and decoding with AVX2. Weights become bytes in vectors of 32; `maddubs` and `madd` sum their products with the
+//! activations in i32 lanes, exactly (no pair of products leaves i16: at most 128 * 127 * 2); a block's eight lanes are then scaled and
+//! added to eight f32 sums with one fused operation, blocks in order, and the eight are added as a tree.
+
+use super::super::blocks::QRow;
+use std::arch::x86_64::*;
+
+/// A block of 32 values: `d * q + m`, `q` as signed bytes (unsigned where all types say so: see [`Min`]).
+pub(super) struct Small {
+    pub q: __m256i,
+    pub d: f32,
+    pub m: f32,
+}
+
+/// A block of 256 values: `d * scale * q - dmin * min` or `d * (scale * q - min)`, see [`Min`].
+pub(super) struct Large {
+    /// 32 bytes each.
+    pub q: [__m256i; 8],
+    /// i16 per group of 16 values: groups 0, 2, 4, ... in the low half, 1, 3, 5, ... in the high half.
+    pub scale: __m256i,
+    /// i16 per group of 16 values, in order.
+    pub min: __m256i,
+    pub d: f32,
+    pub dmin: f32,
+}
+
+/// How a type gets below zero.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Min {
+    /// `q` is signed.
+    Signed,
+    /// `q` is unsigned, and a minimum with a scale of its own is added (blocks of 32) or taken off (blocks of 256).
+    Float,
+    /// `q` is unsigned and stands for `q - offset`; the block's `min` is `scale * offset`.
+    Offset(i8),
+}
+
+/// Half-precision number at byte `at`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn half<const B: usize>(block: &[u8; B], at: usize) -> f32 {
+    crate::kernels::vector::avx2::half(u16::from_le_bytes([block[at], block[at + 1]]))
+}
+
+/// The u32 at byte `at`.
+#[inline(always)]
+pub(super) fn word<const B: usize>(block: &[u8; B], at: usize) -> u32 {
+    u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
+}
+
+/// 32 bytes from byte `at` on.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn load<const B: usize>(block: &[u8; B], at: usize) -> __m256i {
+    assert!(at + 32 <= B); // a constant wherever this is used
+    // SAFETY: inside the block.
+    unsafe { _mm256_loadu_si256(block.as_ptr().add(at).cast()) }
+}
+
+/// 16 bytes from byte `at` on.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn load16<const B: usize>(block: &[u8; B], at: usize) -> __m128i {
+    assert!(at + 16 <= B); // a constant wherever this is used
+    // SAFETY: inside the block.
+    unsafe { _mm_loadu_si128(block.as_ptr().add(at).cast()) }
+}
+
+/// `(v >> shift) & mask` in every byte; `mask` has no more than `8 - shift` bits.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn bits(v: __m256i, shift: usize, mask: i8) -> __m256i {
+    _mm256_and_si256(_mm256_srl_epi16(v, _mm_cvtsi32_si128(shift as i32)), _mm256_set1_epi8(mask))
+}
+
+/// `(v & mask) << shift` in every byte; the result fits a byte.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn raised(v: __m256i, mask: i8, shift: usize) -> __m256i {
+    _mm256_sll_epi16(_mm256_and_si256(v, _mm256_set1_epi8(mask)), _mm_cvtsi32_si128(shift as i32))
+}
+
+/// The sixteen low halves, then the sixteen high halves, of the bytes from `at` on.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn nibbles<const B: usize>(block: &[u8; B], at: usize) -> __m256i {
+    let packed = load16(block, at);
+    _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(packed), packed), _mm256_set1_epi8(15))
+}
+
+/// Bit `i` of the u32 at byte `at` as bit 4 of byte `i`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn fifth_bits<const B: usize>(block: &[u8; B], at: usize) -> __m256i {
+    let all = _mm256_set1_epi32(word(block, at) as i32);
+    let (b0, b1, b2, b3) = (0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
+    let spread = _mm256_shuffle_epi8(all, _mm256_set_epi64x(b3, b2, b1, b0));
+    let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+    _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit), _mm256_set1_epi8(16))
+}
+
+/// The levels of a codebook of 16 for 32 indices.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn look_up(levels: &[i8; 16], index: __m256i) -> __m256i {
+    // SAFETY: the codebook has 16 bytes.
+    let levels = unsafe { _mm_loadu_si128(levels.as_ptr().cast()) };
+    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(levels), index)
+}
+
+/// Scales and minima of Q4_K and Q5_K (packed in bytes 4 to 15) as [`Large`] wants them.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn scales_mins<const B: usize>(block: &[u8; B]) -> (__m256i, __m256i) {
+    let (s, m, low) = (word(block, 4), word(block, 8), word(block, 12));
+    let (six, four, two) = (0x3f3f_3f3f, 0x0f0f_0f0f, 0x0303_0303);
+    let scales = [s & six, (low & four) | (((s >> 6) & two) << 4)];
+    let mins = [m & six, ((low >> 4) & four) | (((m >> 6) & two) << 4)];
+    let packed = _mm_set_epi32(mins[1] as i32, mins[0] as i32, scales[1] as i32, scales[0] as i32);
+    let wide = _mm256_cvtepu8_epi16(packed);
+    let mins = _mm256_extracti128_si256::<1>(wide);
+    let min = _mm256_set_m128i(_mm_unpackhi_epi16(mins, mins), _mm_unpacklo_epi16(mins, mins));
+    (_mm256_permute4x64_epi64::<0x44>(wide), min)
+}
+
+/// Sixteen signed bytes, one a group, as [`Large::scale`] wants them.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn even_odd(groups: __m128i) -> __m256i {
+    let order = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+    _mm256_cvtepi8_epi16(_mm_shuffle_epi8(groups, order))
+}
+
+/// Sum of eight values as a tree.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn total(v: __m256) -> f32 {
+    let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+}
+
+/// Products of 32 weights and 32 activations, summed in pairs.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn pairs(q: __m256i, a: __m256i, signed: bool) -> __m256i {
+    if signed { _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(a, q)) } else { _mm256_maddubs_epi16(q, a) }
+}
+
+/// Adds the product of block `b` to the sums of one activation row.
+///
+/// # Safety
+/// The row has a block `b` of 32.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn step_small(w: &Small, a: &QRow<'_>, b: usize, min: Min, sums: &mut __m256, mins: &mut f32) {
+    debug_assert!(b < a.d.len() && a.q.len() >= 32 * (b + 1) && b < a.sums.len());
+    // SAFETY: the caller has checked `b`.
+    let (q, d, sum) = unsafe { (_mm256_loadu_si256(a.q.as_ptr().add(32 * b).cast()), *a.d.get_unchecked(b), *a.sums.get_unchecked(b)) };
+    let products = _mm256_madd_epi16(pairs(w.q, q, min == Min::Signed), _mm256_set1_epi16(1));
+    *sums = _mm256_fmadd_ps(_mm256_set1_ps(w.d * d), _mm256_cvtepi32_ps(products), *sums);
+    if min == Min::Float {
+        *mins += w.m * d * f32::from(sum);
+    }
+}
+
+/// Adds the product of block `b` to the sums of one activation row.
+///
+/// # Safety
+/// The row has a block `b` of 256.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn step_large(w: &Large, a: &QRow<'_>, b: usize, min: Min, sums: &mut __m256) {
+    debug_assert!(b < a.d.len() && a.q.len() >= 256 * (b + 1) && a.sums.len() >= 16 * (b + 1));
+    // SAFETY: the caller has checked `b`.
+    let (q, d, group_sums) = unsafe {
+        let q: *const __m256i = a.q.as_ptr().add(256 * b).cast();
+        (q, *a.d.get_unchecked(b), _mm256_loadu_si256(a.sums.as_ptr().add(16 * b).cast()))
+    };
+    let mut products = _mm256_setzero_si256();
+    for (k, &w_q) in w.q.iter().enumerate() {
+        // SAFETY: eight vectors of 32 bytes make the block.
+        let a_q = unsafe { _mm256_loadu_si256(q.add(k)) };
+        // Scale `k` of each half, eight times.
+        let scale = _mm256_shuffle_epi8(w.scale, _mm256_set1_epi16((0x0100 + 0x0202 * k) as i16));
+        products = _mm256_add_epi32(products, _mm256_madd_epi16(pairs(w_q, a_q, min == Min::Signed), scale));
+    }
+    if let Min::Offset(_) = min {
+        products = _mm256_sub_epi32(products, _mm256_madd_epi16(w.min, group_sums));
+    }
+    *sums = _mm256_fmadd_ps(_mm256_set1_ps(w.d * d), _mm256_cvtepi32_ps(products), *sums);
+    if min == Min::Float {
+        let mins = _mm256_cvtepi32_ps(_mm256_madd_epi16(w.min, group_sums));
+        *sums = _mm256_fnmadd_ps(_mm256_set1_ps(w.dmin * d), mins, *sums);
+    }
+}
+
+/// Eight bytes of `q` from byte `8 * part` on as f32; signed bytes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn eight(q: __m256i, part: usize) -> __m256 {
+    let half = if part < 2 { _mm256_castsi256_si128(q) } else { _mm256_extracti128_si256::<1>(q) };
+    let bytes = if part.is_multiple_of(2) { half } else { _mm_srli_si128::<8>(half) };
+    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))
+}
+
+/// The values of a block, with the decoder's roundings.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn decode_small(w: &Small, min: Min, out: &mut [f32; 32]) {
+    for (part, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        let mut v = _mm256_mul_ps(_mm256_set1_ps(w.d), eight(w.q, part));
+        if min == Min::Float {
+            v = _mm256_add_ps(v, _mm256_set1_ps(w.m));
+        }
+        // SAFETY: eight values.
+        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), v) }
+    }
+}
+
+/// The values of a block, with the decoder's roundings.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn decode_large(w: &Large, min: Min, out: &mut [f32; 256]) {
+    let (mut scales, mut mins) = ([0i16; 16], [0i16; 16]);
+    // SAFETY: sixteen values each.
+    unsafe {
+        _mm256_storeu_si256(scales.as_mut_ptr().cast(), w.scale);
+        _mm256_storeu_si256(mins.as_mut_ptr().cast(), w.min);
+    }
+    for (k, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let q = if let Min::Offset(offset) = min { _mm256_sub_epi8(w.q[k], _mm256_set1_epi8(offset)) } else { w.q[k] };
+        for (part, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let odd = part / 2;
+            let mut v = _mm256_mul_ps(_mm256_set1_ps(w.d * f32::from(scales[8 * odd + k])), eight(q, part));
+            if min == Min::Float {
+                v = _mm256_sub_ps(v, _mm256_set1_ps(w.dmin * f32::from(mins[2 * k + odd])));
+            }
+            // SAFETY: eight values.
+            unsafe { _mm256_storeu_ps(out.as_mut_ptr(), v) }
+        }
+    }
+}
+
+/// `dot` and `decode` of a type with blocks of 32, from the `unpack` beside the call. Functions with target features cannot be passed as
+/// closures and stay inlined, hence macros.
+macro_rules! small {
+    ($bytes:literal, $min:expr) => {
+        const MIN: $crate::kernels::quants::avx2::Min = $min;
+
+        /// # Safety
+        /// The machine has AVX2, FMA and F16C; each activation row has as many values as the weight row.
+        #[target_feature(enable = "avx2,fma,f16c")]
+        pub unsafe fn dot<const N: usize>(row: &[u8], acts: &[$crate::kernels::blocks::QRow<'_>; N], out: &mut [f32; N]) {
+            let (mut sums, mut mins) = ([_mm256_setzero_ps(); N], [0.0; N]);
+            for (b, block) in row.as_chunks::<$bytes>().0.iter().enumerate() {
+                let w = unpack(block);
+                for j in 0..N {
+                    // SAFETY: activations have the row's blocks.
+                    unsafe { x86::step_small(&w, &acts[j], b, MIN, &mut sums[j], &mut mins[j]) };
+                }
+            }
+            for j in 0..N {
+                out[j] = x86::total(sums[j]) + mins[j];
+            }
+        }
+
+        /// # Safety
+        /// The machine has AVX2, FMA and F16C.
+        #[target_feature(enable = "avx2,fma,f16c")]
+        pub unsafe fn decode(row: &[u8], out: &mut [f32]) {
+            for (block, out) in row.as_chunks::<$bytes>().0.iter().zip(out.as_chunks_mut::<32>().0) {
+                x86::decode_small(&unpack(block), MIN, out);
+            }
+        }
+    };
+}
+
+/// `dot` and `decode` of a type with blocks of 256, likewise.
+macro_rules! large {
+    ($bytes:literal, $min:expr) => {
+        const MIN: $crate::kernels::quants::avx2::Min = $min;
+
+        /// # Safety
+        /// The machine has AVX2, FMA and F16C; each activation row has as many values as the weight row.
+        #[target_feature(enable = "avx2,fma,f16c")]
+        pub unsafe fn dot<const N: usize>(row: &[u8], acts: &[$crate::kernels::blocks::QRow<'_>; N], out: &mut [f32; N]) {
+            let mut sums = [_mm256_setzero_ps(); N];
+            for (b, block) in row.as_chunks::<$bytes>().0.iter().enumerate() {
+                let w = unpack(block);
+                for j in 0..N {
+                    // SAFETY: activations have the row's blocks.
+                    unsafe { x86::step_large(&w, &acts[j], b, MIN, &mut sums[j]) };
+                }
+            }
+            for j in 0..N {
+                out[j] = x86::total(sums[j]);
+            }
+        }
+
+        /// # Safety
+        /// The machine has AVX2, FMA and F16C.
+        #[target_feature(enable = "avx2,fma,f16c")]
+        pub unsafe fn decode(row: &[u8], out: &mut [f32]) {
+            for (block, out) in row.as_chunks::<$bytes>().0.iter().zip(out.as_chunks_mut::<256>().0) {
+                x86::decode_large(&unpack(block), MIN, out);
+            }
+        }
+    };
+}
+pub(super) use {large, small};
