@@ -49,13 +49,13 @@ pub(super) fn extreme(x: &[f32]) -> f32 {
     x.iter().fold(0.0, |best: f32, &v| if v.abs() > best.abs() { v } else { best })
 }
 
-/// A scale as a half, and the number that half stands for. A scale too small for a half becomes the smallest half instead of zero: codes
-/// are rounded to the scale as stored, so that is never worse.
+/// A scale as a half, and the number that half stands for. Among the subnormal halves, which are far apart compared with their size, the
+/// next one away from zero is taken: too large a scale loses a little resolution, too small a one clips the extremes or everything.
 #[inline(always)]
 pub(super) fn to_half(v: f32) -> ([u8; 2], f32) {
     let mut half = f16::from_f32(v);
-    if half.to_f32() == 0.0 && v != 0.0 {
-        half = f16::MIN_POSITIVE_SUBNORMAL.copysign(half);
+    if half.to_f32().abs() < v.abs().min(f16::MIN_POSITIVE.to_f32()) {
+        half = f16::from_bits(half.to_bits() + 1);
     }
     (half.to_le_bytes(), half.to_f32())
 }

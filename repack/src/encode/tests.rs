@@ -114,6 +114,20 @@ fn values_that_cannot_be_encoded_are_named() {
     }
 }
 
+/// Scales of such rows are subnormal halves, or below them.
+#[test]
+fn tiny_rows_keep_what_can_be_kept() {
+    let rows = &weights()[48 * COLS..72 * COLS];
+    let power = (rows.iter().map(|v| v * v).sum::<f32>() / rows.len() as f32).sqrt();
+    for (level, worst) in [(1e-4, 0.16), (3e-5, 0.3), (1e-5, 0.6), (1e-6, 1.0), (1e-8, 1.0)] {
+        let tiny: Vec<f32> = rows.iter().map(|v| v / power * level).collect();
+        for qtype in [QuantType::Q4_0, QuantType::Q4_K, QuantType::Q5_0, QuantType::Q6_K] {
+            let error = rmse(&tiny, &decode(qtype, &encode(qtype, &tiny, COLS), tiny.len()));
+            assert!(error <= worst, "{} at {level:e}: {error}", qtype.name());
+        }
+    }
+}
+
 #[test]
 fn zeros_and_constants_survive() {
     for encoder in ENCODERS {
