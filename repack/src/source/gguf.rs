@@ -8,7 +8,7 @@ use super::{Dtype, GgufValue, MAX_TENSORS, Tensor};
 use crate::error::{Error, Result};
 use forebay_format::QuantType;
 use gguf_rs_lib::error::GGUFError;
-use gguf_rs_lib::format::{GGUFTensorType, GGUFValueType, MetadataArray, MetadataValue, TensorInfo};
+use gguf_rs_lib::format::{GGUFTensorType, GGUFValueType, MetadataValue, TensorInfo};
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -18,8 +18,9 @@ use std::os::unix::fs::FileExt;
 const MAX_HEADER: u64 = 256 << 20;
 /// Most key-value pairs.
 const MAX_PAIRS: u64 = 100_000;
-/// Most array elements in all pairs together, each of which takes up to 56 bytes of memory while it is decoded. The largest public vocabularies have 1.3 million.
-const MAX_ELEMENTS: u64 = 2 << 20;
+/// Most array elements in all pairs together. Each takes up to 64 bytes of memory, so that this many stay under 64 MiB and three times their size in
+/// the file; the largest public vocabularies have 1.3 million tokens, types and merges.
+const MAX_ELEMENTS: u64 = 1_500_000;
 /// Longest name of a tensor (the format's limit).
 const MAX_NAME: u64 = 64;
 /// Longest key (the format's limit).
@@ -142,30 +143,41 @@ fn read_pairs(opened: &Opened, cursor: &mut Cursor, count: u64) -> Result<Vec<(S
 
 fn read_value(opened: &Opened, cursor: &mut Cursor, key: &str, elements: &mut u64) -> Result<GgufValue> {
     let what = format!("the value of {}", quoted(key));
-    let value_type = |id: u32| GGUFValueType::from_u32(id).map_err(|_| opened.malformed(format!("{what} is of the unknown type {id}")));
     let at = cursor.position;
-    let value = match value_type(cursor.u32(&what)?)? {
-        GGUFValueType::String => {
-            let length = cursor.array::<8>(&what)?;
-            cursor.room_for(&what, u64::from_le_bytes(length), 1)?;
-            MetadataValue::read_from(&mut length.chain(&mut *cursor), GGUFValueType::String)
-        }
-        GGUFValueType::Array => {
-            let (inner, count) = (cursor.array::<4>(&what)?, cursor.array::<8>(&what)?);
-            let (inner_type, length) = (value_type(u32::from_le_bytes(inner))?, u64::from_le_bytes(count));
-            if inner_type == GGUFValueType::Array {
-                return Err(opened.malformed(format!("{what} is an array of arrays")));
-            }
-            // A string takes at least its length.
-            cursor.room_for(&what, length, inner_type.size_in_bytes().unwrap_or(8) as u64)?;
-            *elements = elements
-                .checked_sub(length)
-                .ok_or_else(|| opened.malformed(format!("{what} has {length} elements; all arrays together may have {MAX_ELEMENTS}")))?;
-            MetadataArray::read_from(&mut inner.chain(&count[..]).chain(&mut *cursor)).map(|a| MetadataValue::Array(Box::new(a)))
-        }
+    let value = match cursor.value_type(&what)? {
+        GGUFValueType::String => cursor.string(&what)?,
+        GGUFValueType::Array => return read_array(opened, cursor, &what, elements),
         scalar => MetadataValue::read_from(cursor, scalar),
     };
     value.map(convert).map_err(|e| cursor.library_error(&format!("{what} (byte {at})"), e))
+}
+
+/// Element by element: the library's own array would need room beside the converted one.
+fn read_array(opened: &Opened, cursor: &mut Cursor, what: &str, elements: &mut u64) -> Result<GgufValue> {
+    let inner = cursor.value_type(what)?;
+    if inner == GGUFValueType::Array {
+        return Err(opened.malformed(format!("{what} is an array of arrays")));
+    }
+    let length = cursor.u64(what)?;
+    // A string takes at least its length.
+    cursor.room_for(what, length, inner.size_in_bytes().unwrap_or(8) as u64)?;
+    *elements = elements
+        .checked_sub(length)
+        .ok_or_else(|| opened.malformed(format!("{what} has {length} elements; all arrays together may have {MAX_ELEMENTS}")))?;
+    let mut values = Vec::new();
+    let wanted = usize::try_from(length).unwrap_or(usize::MAX);
+    values
+        .try_reserve_exact(wanted)
+        .map_err(|_| opened.malformed(format!("{what} has {length} elements, for which there is no memory")))?;
+    for ordinal in 0..length {
+        let at = cursor.position;
+        let value = match inner {
+            GGUFValueType::String => cursor.string(what)?,
+            scalar => MetadataValue::read_from(cursor, scalar),
+        };
+        values.push(value.map(convert).map_err(|e| cursor.library_error(&format!("{what}, element {ordinal} (byte {at})"), e))?);
+    }
+    Ok(GgufValue::Array(values))
 }
 
 fn convert(value: MetadataValue) -> GgufValue {
@@ -182,7 +194,7 @@ fn convert(value: MetadataValue) -> GgufValue {
         MetadataValue::F64(v) => GgufValue::Float(v),
         MetadataValue::Bool(v) => GgufValue::Bool(v),
         MetadataValue::String(v) => GgufValue::Text(v),
-        MetadataValue::Array(v) => GgufValue::Array(v.values.into_iter().map(convert).collect()),
+        MetadataValue::Array(v) => GgufValue::Array(v.values.into_iter().map(convert).collect()), // only read_array reads arrays
     }
 }
 
@@ -378,7 +390,19 @@ impl<'a> Cursor<'a> {
         self.array(what).map(u64::from_le_bytes)
     }
 
-    /// A string of at most `limit` bytes.
+    fn value_type(&mut self, what: &str) -> Result<GGUFValueType> {
+        let id = self.u32(what)?;
+        GGUFValueType::from_u32(id).map_err(|_| self.opened.malformed(format!("{what} is of the unknown type {id}")))
+    }
+
+    /// A string value; its length is checked before the library sees it.
+    fn string(&mut self, what: &str) -> Result<std::result::Result<MetadataValue, GGUFError>> {
+        let length = self.array::<8>(what)?;
+        self.room_for(what, u64::from_le_bytes(length), 1)?;
+        Ok(MetadataValue::read_from(&mut length.chain(self), GGUFValueType::String))
+    }
+
+    /// A name of at most `limit` bytes.
     fn text(&mut self, what: &str, limit: u64) -> Result<String> {
         let at = self.position;
         let length = self.u64(what)?;

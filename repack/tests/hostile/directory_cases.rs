@@ -119,7 +119,7 @@ fn file_cases() -> Vec<Case> {
             symlink("../outside", dir.join("config.json")).unwrap();
             dir
         }),
-        Case::new("D1 named pipe as weights", Source, "is a named pipe", |d| weights_made(d, |p| pipe(p))),
+        Case::new("D1 named pipe as weights", Source, "is a named pipe", |d| weights_made(d, pipe)),
         Case::new("D1 named pipe as tokenizer", Source, "tokenizer.json: is a named pipe", |d| {
             pipe(&d.join("tokenizer.json"));
             single(d, &valid_safetensors(&["a"]))
