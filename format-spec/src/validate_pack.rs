@@ -42,7 +42,18 @@ pub fn check(manifest: &Manifest, index: &Index) -> Result<(), FormatError> {
             _ => return Err(FormatError::invalid(format!("layer {layer} experts"), "places and spec disagree on whether it has any")),
         }
     }
-    check_carried(index, &manifest.carried)
+    check_carried(index, &manifest.carried)?;
+    check_tokens(manifest)
+}
+
+/// Special tokens are rows of the embedding: one outside the vocabulary could never be drawn, and feeding it would read past the matrix.
+fn check_tokens(manifest: &Manifest) -> Result<(), FormatError> {
+    let bos = manifest.tokenizer.iter().filter_map(|t| t.bos).map(|id| ("bos token", id));
+    let mut named = bos.chain(manifest.generation.stop_tokens.iter().map(|&id| ("stop token", id)));
+    match named.find(|&(_, id)| id >= manifest.spec.vocab) {
+        Some((what, id)) => Err(FormatError::invalid(what, format!("{id} is outside the vocabulary of {}", manifest.spec.vocab))),
+        None => Ok(()),
+    }
 }
 
 /// Checks the superblock's identities and feature bits against manifest and index.

@@ -148,8 +148,12 @@ impl Superblock {
         if !self.chunk_bytes.is_power_of_two() || !(64 << 10..=256 << 10).contains(&self.chunk_bytes) {
             return Err(FormatError::invalid("chunk length", format!("{} is not a power of two in 64..256 KiB", self.chunk_bytes)));
         }
-        if self.file_bytes != file_bytes {
+        if file_bytes < self.file_bytes {
             return Err(FormatError::Truncated { what: "the file", need: self.file_bytes, have: file_bytes });
+        }
+        if file_bytes > self.file_bytes {
+            let why = format!("is {file_bytes} bytes long, but the pack ends at {} (something was appended)", self.file_bytes);
+            return Err(FormatError::invalid("the file", why));
         }
         let reserved = b[96..SECTIONS_OFFSET].iter().chain(&b[SECTIONS_OFFSET + 3 * SECTION_BYTES..HASH_OFFSET]);
         if reserved.into_iter().any(|&x| x != 0) {

@@ -71,6 +71,10 @@ struct Sources {
     carried: Vec<usize>,
 }
 
+/// Who wrote a pack. The number changes when, and only when, the same source gives other bytes: frozen packs in `format-spec/vectors` are
+/// then frozen anew beside the old ones.
+pub const WRITER: &str = "forebay-repack, writer 1";
+
 impl Plan {
     /// Plans the conversion. Fails if a type is not supported, or if the binding does not fit the tensors.
     pub fn new(checkpoint: &Checkpoint, binding: &Binding, quantize: Quantize) -> Result<Plan> {
@@ -89,7 +93,7 @@ impl Plan {
         }
         let carried = planner.carried(&mut layout, &binding.carried)?;
         let manifest = Manifest {
-            writer: concat!("forebay-repack ", env!("CARGO_PKG_VERSION")).into(),
+            writer: WRITER.into(),
             spec: binding.spec.clone(),
             embedding,
             trunk,

@@ -1,0 +1,82 @@
+//! Frozen packs, read by the reference reader: what they say and what their weights decode to is frozen too.
+
+use forebay_format::layout::superblock::hex;
+use forebay_format::model::{Ffn, Mixer, Role};
+use forebay_format::reference::Reader;
+use forebay_format::{BundleId, Kind, QuantType};
+use std::path::Path;
+
+fn open(name: &str) -> Reader {
+    Reader::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors/v1").join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+/// BLAKE3 over the decoded f32 values of every weight, in record order: any change of a decoder or of a place shows.
+fn values_hash(reader: &Reader) -> String {
+    let mut hash = blake3::Hasher::new();
+    let mut add = |values: Vec<f32>| {
+        for value in values {
+            hash.update(&value.to_le_bytes());
+        }
+    };
+    for record in reader.records().to_vec() {
+        match record.id.kind {
+            Kind::Expert => {
+                for matrix in reader.expert(record.id.layer, record.id.ordinal).expect("expert") {
+                    add(matrix.values());
+                }
+            }
+            kind => {
+                let places = match kind {
+                    Kind::Embedding => &reader.manifest.embedding,
+                    Kind::Head => &reader.manifest.head,
+                    _ => &reader.manifest.trunk[record.id.layer as usize],
+                };
+                for place in places {
+                    add(reader.tensor(record.id, place.role).expect("readable").expect("there").values());
+                }
+            }
+        }
+    }
+    hash.finalize().to_hex()[..32].to_string()
+}
+
+#[test]
+fn hybrid_mixture() {
+    let reader = open("hybrid_moe_bf16.fby");
+    let spec = &reader.manifest.spec;
+    assert_eq!((spec.hidden, spec.vocab, spec.layers.len()), (32, 264, 2));
+    assert!(matches!(spec.layers[0].mixer, Mixer::GatedDelta(_)) && matches!(spec.layers[1].mixer, Mixer::Attention(_)));
+    assert!(matches!(&spec.layers[1].ffn, Ffn::Routed(r) if r.experts == 4 && r.top_k == 2));
+    assert_eq!(reader.index.count(Kind::Expert, 1), 4);
+    let decay = reader.tensor(BundleId::trunk(0), Role::DeltaDecay).expect("readable").expect("there");
+    assert_eq!((decay.qtype, decay.values().len()), (QuantType::F32, 2));
+    assert_eq!(hex(&reader.superblock.content_id), CONTENT[0].1);
+    assert_eq!(values_hash(&reader), CONTENT[0].2);
+}
+
+#[test]
+fn hybrid_mixture_quantised() {
+    let reader = open("hybrid_moe_q8_0.fby");
+    assert_eq!(reader.manifest.experts[0].as_ref().map(|e| e.down), Some(QuantType::Q8_0));
+    let router = reader.tensor(BundleId::trunk(0), Role::Router).expect("readable").expect("there");
+    assert_eq!(router.qtype, QuantType::BF16, "routers stay in float");
+    assert_eq!(hex(&reader.superblock.content_id), CONTENT[1].1);
+    assert_eq!(values_hash(&reader), CONTENT[1].2);
+}
+
+#[test]
+fn dense() {
+    let reader = open("dense_gguf_q8_0.fby");
+    assert_eq!(reader.superblock.required, 0);
+    assert!(reader.manifest.experts.iter().all(Option::is_none));
+    assert_eq!(reader.manifest.provenance.format, "gguf");
+    assert_eq!(hex(&reader.superblock.content_id), CONTENT[2].1);
+    assert_eq!(values_hash(&reader), CONTENT[2].2);
+}
+
+/// Pack, content id, hash of its values.
+const CONTENT: [(&str, &str, &str); 3] = [
+    ("hybrid_moe_bf16.fby", "a0b822dc776063a9dde3036e2fe519e7253fbad573cf4696c41a1ad4d10ad90b", "17f68ee25d59a604ebdaa3d250175ad2"),
+    ("hybrid_moe_q8_0.fby", "004551613e1e36908544f01ac6f60768a8bb1e29e88eff1a5d10b763a3a83ba3", "8b16752a425f81bfec867a7eb04e24a0"),
+    ("dense_gguf_q8_0.fby", "4c6d483724c761f57fea807d179863f80d06ca2e04820018af8307e639e97d68", "289c4ba05b8194f4a7de1e46bc6a5901"),
+];
