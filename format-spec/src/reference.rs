@@ -189,8 +189,8 @@ pub fn decode_superblock(first: &[u8], copy: &[u8], file_bytes: u64) -> std::res
     match Superblock::decode(first, file_bytes) {
         Ok(superblock) if first == copy => Ok(superblock),
         Ok(_) => Err(mismatch("the superblock's copy at the end of the file (the first one is whole)", first, copy)),
-        // Damage, as opposed to a file that is no pack or one this program must not read.
-        Err(FormatError::ChecksumMismatch { .. } | FormatError::BadMagic) if Superblock::decode(copy, file_bytes).is_ok() => {
+        // Whatever the first one seems to be, the copy says that this is a pack this program reads: so it is damage.
+        Err(_) if Superblock::decode(copy, file_bytes).is_ok() => {
             Err(mismatch("the superblock (its copy at the end of the file is whole)", copy, first))
         }
         Err(e) => Err(e),

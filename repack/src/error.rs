@@ -75,6 +75,9 @@ pub enum Error {
     /// Ctrl-C.
     #[error("interrupted; run the same command with --resume to go on")]
     Interrupted,
+    /// Ctrl-C, and there is nothing to go on with.
+    #[error("interrupted")]
+    Stopped,
 }
 
 impl Error {
@@ -91,7 +94,7 @@ impl Error {
             Error::Format { .. } | Error::Unsupported { .. } => 4,
             Error::NoSpace { .. } => 5,
             Error::Io { .. } => 6,
-            Error::Interrupted => 130,
+            Error::Interrupted | Error::Stopped => 130,
         }
     }
 }

@@ -6,9 +6,11 @@ pub mod arch;
 pub mod cli;
 pub mod encode;
 pub mod error;
+pub mod inspect;
 pub mod plan;
 pub mod progress;
 pub mod source;
+pub mod verify;
 pub mod write;
 
 pub use error::{Error, Result};

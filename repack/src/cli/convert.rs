@@ -2,6 +2,7 @@
 
 use super::{print, print_json};
 use crate::error::{Error, Result};
+use crate::plan::kinds::kind_name;
 use crate::plan::{Plan, Quantize};
 use crate::progress::{Progress, size};
 use crate::write::{self, output, pool};
@@ -159,16 +160,4 @@ fn dry_run(plan: &Plan, args: &Args) -> Result<()> {
     let verdict = if free < need { "NOT ENOUGH" } else { "enough" };
     text += &format!("needs {} in {}, {} free: {verdict}\n", size(need), paths.dir.display(), size(free));
     print(&text)
-}
-
-/// Name of a kind for people and JSON.
-pub fn kind_name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Embedding => "embedding",
-        Kind::Trunk => "trunk",
-        Kind::Expert => "experts",
-        Kind::NeuronGroup => "neurons",
-        Kind::Head => "head",
-        Kind::Carried => "carried",
-    }
 }

@@ -1,6 +1,8 @@
 //! The command line (design, section 7): answers on stdout, everything else on stderr.
 
 mod convert;
+mod inspect;
+mod verify;
 
 use crate::error::{Error, Result};
 use clap::{Parser, Subcommand};
@@ -20,6 +22,10 @@ struct Cli {
 enum Command {
     /// Rewrite a Hugging Face directory or GGUF file as one .fby pack
     Convert(convert::Args),
+    /// Describe a pack
+    Inspect(inspect::Args),
+    /// Check a pack, and that it equals its source
+    Verify(verify::Args),
 }
 
 /// Parses the process's arguments, runs, and says how it went.
@@ -46,6 +52,8 @@ pub fn main() -> ExitCode {
     }
     let outcome = match cli.command {
         Command::Convert(args) => convert::run(&args, &cancel),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Verify(args) => verify::run(&args, &cancel),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,14 +4,16 @@
 //! Runs lie in this order: embedding, trunk runs, head, experts (layer by layer, expert by expert), carried tensors. Sections follow.
 
 mod identity;
+pub mod kinds;
 mod segments;
 pub mod slices;
 pub mod types;
 
 use crate::arch::{Binding, Bound, BoundExpert};
+use crate::encode::WeightClass;
 use crate::error::{Error, Result};
 use crate::source::{Checkpoint, Tensor};
-use forebay_format::layout::index::{BundleId, Kind, Layout};
+use forebay_format::layout::index::{BundleId, Index, Kind, Layout};
 use forebay_format::layout::manifest::{CarriedTensor, ExpertPlace, Manifest, TensorPlace, Tiling};
 use forebay_format::layout::{DEFAULT_ALIGNMENT, DEFAULT_CHUNK_BYTES, SUPERBLOCK_BYTES, align_up};
 use forebay_format::model::Ffn;
@@ -80,7 +82,7 @@ impl Plan {
     pub fn new(checkpoint: &Checkpoint, binding: &Binding, quantize: Quantize) -> Result<Plan> {
         check_binding(checkpoint, binding)?;
         let mut layout = Runs::new(DEFAULT_ALIGNMENT);
-        let planner = Planner { checkpoint, quantize };
+        let planner = Planner { checkpoint, quantize, layers: binding.trunk.len(), tied: binding.spec.tied_head };
         let embedding = planner.places(&mut layout, BundleId::global(Kind::Embedding, 0), &binding.embedding)?;
         let mut trunk = Vec::with_capacity(binding.trunk.len());
         for (layer, bound) in (0u32..).zip(&binding.trunk) {
@@ -139,6 +141,29 @@ impl Plan {
     /// Bytes of weights, padding included.
     pub fn payload_bytes(&self) -> u64 {
         self.runs.iter().map(|r| r.length).sum()
+    }
+
+    /// The plan with the places of an existing pack, so that it computes what should lie there. Fails with the reason if they are not
+    /// packs of the same model.
+    pub fn adopt(mut self, manifest: &Manifest, index: &Index) -> std::result::Result<Plan, String> {
+        if self.manifest.spec != manifest.spec {
+            return Err("the source describes another model than the pack".into());
+        }
+        let carried = |m: &Manifest| m.carried.iter().map(|c| (c.name.clone(), c.shape.clone())).collect::<Vec<_>>();
+        if carried(&self.manifest) != carried(manifest) {
+            return Err("the source has other unused tensors than the pack carries".into());
+        }
+        for run in &mut self.runs {
+            let record = index.get(run.id).map_err(|e| e.to_string())?;
+            (run.offset, run.length, run.layout) = (record.offset, record.length, record.layout);
+        }
+        if self.runs.len() != index.records().len() {
+            return Err(format!("the pack has {} bundles, the source gives {}", index.records().len(), self.runs.len()));
+        }
+        self.runs.sort_unstable_by_key(|r| r.offset);
+        self.layouts = index.layouts().to_vec();
+        self.manifest = manifest.clone();
+        Ok(self)
     }
 
     /// An upper bound of the file's length; `metadata` is the size of the source's metadata.
@@ -221,6 +246,8 @@ fn check_binding(checkpoint: &Checkpoint, binding: &Binding) -> Result<()> {
 struct Planner<'a> {
     checkpoint: &'a Checkpoint,
     quantize: Quantize,
+    layers: usize,
+    tied: bool,
 }
 
 impl Planner<'_> {
@@ -258,7 +285,8 @@ impl Planner<'_> {
         let mut places = Vec::with_capacity(bound.len());
         for b in bound {
             let tensor = self.check_rows(&b.source, b.rows as u64, b.cols as u64)?;
-            let qtype = self.quantize.stored(tensor, types::is_large(b.role), b.cols)?;
+            let class = WeightClass::of(b.role, id.layer as usize, self.layers, self.tied);
+            let qtype = self.quantize.stored(tensor, class, b.cols)?;
             let bytes = matrix_bytes(qtype, b.rows as u64, b.cols as u64);
             let offset = align_up(end, TENSOR_ALIGNMENT);
             let (bytes, offset) = bytes.zip(offset).ok_or_else(|| self.malformed(tensor, "its size overflows".into()))?;
@@ -277,13 +305,15 @@ impl Planner<'_> {
         let mut kinds = None;
         for (number, e) in bound.iter().enumerate() {
             let mut stored = [forebay_format::QuantType::F32; 3];
-            let parts = [(&e.gate, inner, hidden), (&e.up, inner, hidden), (&e.down, hidden, inner)];
-            for (slot, (rows, count, cols)) in stored.iter_mut().zip(parts) {
+            let down = WeightClass::down(layer as usize, self.layers);
+            let gate_up = WeightClass::GateUp;
+            let parts = [(&e.gate, inner, hidden, gate_up), (&e.up, inner, hidden, gate_up), (&e.down, hidden, inner, down)];
+            for (slot, (rows, count, cols, class)) in stored.iter_mut().zip(parts) {
                 let tensor = self.check_rows(rows, count as u64, cols as u64)?;
                 if tensor.cols() != cols as u64 {
                     return Err(self.malformed(tensor, format!("rows of {} values, an expert needs {cols}", tensor.cols())));
                 }
-                *slot = self.quantize.stored(tensor, true, cols)?;
+                *slot = self.quantize.stored(tensor, class, cols)?;
             }
             if *kinds.get_or_insert(stored) != stored {
                 return Err(Error::Unsupported {

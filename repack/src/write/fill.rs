@@ -63,7 +63,7 @@ impl<'a> Origin<'a> {
         self.checkpoint.files.iter().zip(&self.files).map(read).collect()
     }
 
-    /// Fills `out` with bytes `range` of a run. With `check`, a NaN or infinite value or block scale is an error that names tensor and row.
+    /// Fills `out` with bytes `range` of a run. A NaN or infinite value or block scale is an error that names tensor and row.
     pub fn fill(&self, plan: &Plan, run: &Run, range: Range<u64>, out: &mut [u8], scratch: &mut Scratch) -> Result<()> {
         let segments = plan.segments(self.checkpoint, run)?;
         let touched: Vec<&Segment> = segments.iter().filter(|s| s.dest < range.end && s.dest_end() > range.start).collect();
@@ -113,9 +113,17 @@ impl<'a> Origin<'a> {
     /// Bytes `place` of a segment that moves unchanged.
     fn copy(&self, s: &Segment, place: Range<u64>, out: &mut [u8]) -> Result<()> {
         self.read(s, out, s.source + place.start)?;
-        // Blocks may be cut by the piece; the whole ones are looked at, and pieces cut at different places only for odd block sizes.
+        // The range may begin inside a block; that one is read again as a whole, so that every block is looked at once.
         let block = s.from.block_bytes() as u64;
         let skip = (place.start.next_multiple_of(block) - place.start).min(out.len() as u64);
+        if skip > 0 {
+            let start = place.start - place.start % block;
+            let mut whole = vec![0; block as usize];
+            self.read(s, &mut whole, s.source + start)?;
+            if s.from.check_finite(&whole).is_some() {
+                return Err(self.not_finite(s, start / s.source_row, None));
+            }
+        }
         match s.from.check_finite(&out[skip as usize..]) {
             Some(b) => Err(self.not_finite(s, (place.start + skip + b as u64 * block) / s.source_row, None)),
             None => Ok(()),
@@ -159,8 +167,11 @@ impl<'a> Origin<'a> {
             (Some((info, _)), Some(t)) => (info.path.clone(), t.name.clone(), (s.source - t.range.start) / s.source_row.max(1)),
             _ => (self.checkpoint.path.clone(), format!("number {}", s.tensor), 0),
         };
-        let at = column.map_or(String::new(), |c| format!(", column {c}"));
-        Error::Malformed { file, why: format!("tensor {name}, row {}{at}: a value is not finite (NaN or infinity)", first + row) }
+        let why = match column {
+            None => "a value or scale is not finite (NaN or infinity)".to_owned(),
+            Some(c) => format!("the value in column {c} is NaN, infinite, or too large for {}", s.to.name()),
+        };
+        Error::Malformed { file, why: format!("tensor {name}, row {}: {why}", first + row) }
     }
 }
 

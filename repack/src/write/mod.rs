@@ -49,10 +49,10 @@ pub struct Options<'a> {
     pub watch: &'a dyn Watch,
 }
 
-/// Bytes of a group by default: little is lost in a crash, and a sync every tenth of a second costs nothing.
-pub const GROUP_BYTES: u64 = 512 << 20;
-/// A group is also closed after this time.
-const GROUP_TIME: Duration = Duration::from_secs(20);
+/// Bytes of a group by default.
+pub const GROUP_BYTES: u64 = 1 << 30;
+/// A group is also closed after this time: a second of work is lost in a crash, and a sync a second costs nothing.
+const GROUP_TIME: Duration = Duration::from_secs(1);
 
 /// Who wants to know how far a conversion or verification is.
 pub trait Watch: Sync {
