@@ -188,11 +188,12 @@ impl Rest<'_> {
             let what = format!("a model of this family with {} more tensors than known ({shown}{more})", unknown.len());
             return Err(unsupported(what, "leaving them out would change what the model computes"));
         }
-        for group in &out.unused {
+        // The rotary encoding's own numbers are in the spec: nothing is lost, so nothing needs saying.
+        for group in out.unused.iter().filter(|g| !g.what.starts_with("rotary")) {
             out.remarks.push(format!("{} not used: {}, {}", group.what, tensors(group.tensors), size(group.bytes)));
         }
         if !out.carried.is_empty() {
-            let bytes = out.carried.iter().filter_map(|&i| checkpoint.tensors.get(i)).map(|t| t.range.end - t.range.start).sum();
+            let bytes = out.carried.iter().filter_map(|&i| checkpoint.tensors.get(i)).map(Tensor::bytes).sum();
             out.remarks.push(format!("multi-token prediction carried, not used: {}, {}", tensors(out.carried.len() as u64), size(bytes)));
         }
         Ok(())
@@ -234,7 +235,7 @@ impl Rest<'_> {
 }
 
 fn leave_out(groups: &mut Vec<Unused>, what: &str, tensor: &Tensor) {
-    let bytes = tensor.range.end.saturating_sub(tensor.range.start);
+    let bytes = tensor.bytes();
     match groups.iter_mut().find(|g| g.what == what) {
         Some(group) => {
             group.tensors += 1;

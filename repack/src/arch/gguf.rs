@@ -3,10 +3,9 @@
 use super::draft::{Base, head_width, layer_count, malformed, unsupported};
 use super::metadata::Metadata;
 use crate::error::{Error, Result};
-use crate::source::{Checkpoint, Dtype, GgufValue};
+use crate::source::{Checkpoint, Dtype, GgufValue, Reader};
 use forebay_format::QuantType;
 use forebay_format::model::{Activation, Rope, RopePairing, RopeScaling};
-use std::os::unix::fs::FileExt;
 
 /// Divisors of the rotary frequencies, one a pair.
 pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
@@ -123,9 +122,8 @@ fn factors(checkpoint: &Checkpoint, dim: u32) -> Result<Option<Vec<f32>>> {
     if dim > 1 << 16 {
         return Err(malformed(&file.path, format!("{ROPE_FREQS} has {pairs} values, too many")));
     }
-    let error = |error| Error::Io { path: file.path.clone(), what: "reading rope_freqs.weight", error };
     let mut bytes = vec![0u8; dim as usize / 2 * 4];
-    std::fs::File::open(&file.path).and_then(|f| f.read_exact_at(&mut bytes, tensor.range.start)).map_err(error)?;
+    Reader::open(checkpoint)?.read_exact_at(tensor, 0, &mut bytes)?;
     let values = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
     Ok(Some(values.collect()))
 }

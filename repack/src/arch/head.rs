@@ -2,12 +2,11 @@
 
 use super::assemble::file_of;
 use super::draft::malformed;
-use crate::error::{Error, Result};
-use crate::source::{Checkpoint, Tensor};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use crate::error::Result;
+use crate::source::{Checkpoint, Reader, Tensor};
 use std::path::Path;
 
+/// Bytes compared at a time.
 const STEP: u64 = 1 << 20;
 
 /// Whether the head can be left out: it is absent, or a copy of the embedding (files saved by some versions of `transformers` have
@@ -23,31 +22,22 @@ pub(super) fn is_tied(checkpoint: &Checkpoint, embedding: &str, head: &str, desc
 }
 
 fn same_bytes(checkpoint: &Checkpoint, a: &Tensor, b: &Tensor) -> Result<bool> {
-    let length = a.range.end.saturating_sub(a.range.start);
-    if b.range.end.saturating_sub(b.range.start) != length {
+    if a.bytes() != b.bytes() {
         return Ok(false);
     }
-    let open = |t: &Tensor| {
-        let path = file_of(checkpoint, t);
-        File::open(path).map_err(|error| Error::Io { path: path.to_path_buf(), what: "comparing head and embedding", error })
-    };
-    let (file_a, file_b) = (open(a)?, open(b)?);
-    let (mut left, mut right) = (vec![0u8; STEP as usize], vec![0u8; STEP as usize]);
+    let reader = Reader::open(checkpoint)?;
+    let (mut left, mut right) = (Vec::new(), Vec::new());
     let mut at = 0;
-    while at < length {
-        let n = STEP.min(length - at) as usize;
-        for (file, tensor, buffer) in [(&file_a, a, &mut left), (&file_b, b, &mut right)] {
-            let part = buffer.get_mut(..n).unwrap_or_default();
-            file.read_exact_at(part, tensor.range.start + at).map_err(|error| Error::Io {
-                path: file_of(checkpoint, tensor).to_path_buf(),
-                what: "comparing head and embedding",
-                error,
-            })?;
+    while at < a.bytes() {
+        let step = STEP.min(a.bytes() - at);
+        for (tensor, buffer) in [(a, &mut left), (b, &mut right)] {
+            buffer.resize(step as usize, 0u8);
+            reader.read_exact_at(tensor, at, buffer)?;
         }
-        if left.get(..n) != right.get(..n) {
+        if left != right {
             return Ok(false);
         }
-        at += n as u64;
+        at += step;
     }
     Ok(true)
 }

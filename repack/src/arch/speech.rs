@@ -41,14 +41,9 @@ pub(super) fn from_hf(checkpoint: &Checkpoint, config: &Config, vocab: u32) -> R
         }
     };
     let texts = Texts { file: beside("tokenizer_config.json"), config: tokenizer_config.as_ref(), document: document.as_ref() };
-    speech.chat_template = match chat_template {
-        Some(template) => Some(template.clone()),
-        None => texts.template(&mut speech.remarks)?,
-    };
-    let bos = match document.as_ref() {
-        Some(document) => bos(document, tokenizer_config.as_ref()),
-        None => None,
-    };
+    speech.chat_template = chat_template.clone();
+    // The runtime never runs the post-processor, so a token that its template adds must be named like any other.
+    let bos = document.as_ref().and_then(|document| vocab::bos_from_huggingface(document, tokenizer_config.as_ref()));
     let generation = &mut speech.generation;
     let sampling = Section { file: beside("generation_config.json"), value: generation_config.as_ref() };
     generation.temperature = sampling.number("temperature")?;
@@ -96,24 +91,6 @@ pub(super) fn from_gguf(pairs: &[(String, GgufValue)], meta: &Metadata, vocab: u
     Ok(speech)
 }
 
-/// The token to put in front of a text. `None` when the tokenizer's post-processor adds it by itself: twice would be wrong.
-fn bos(document: &Value, config: Option<&Value>) -> Option<u32> {
-    if adds_bos(document.get("post_processor")) {
-        return None;
-    }
-    vocab::bos_from_huggingface(document, config)
-}
-
-/// The post-processor's template begins with a special token.
-fn adds_bos(processor: Option<&Value>) -> bool {
-    let Some(processor) = processor else { return false };
-    match processor.get("type").and_then(Value::as_str) {
-        Some("TemplateProcessing") => processor.pointer("/single/0/SpecialToken").is_some(),
-        Some("Sequence") => processor.get("processors").and_then(Value::as_array).is_some_and(|all| all.iter().any(|p| adds_bos(Some(p)))),
-        _ => false,
-    }
-}
-
 /// `tokenizer_config.json` beside the tokenizer itself.
 struct Texts<'a> {
     file: PathBuf,
@@ -141,26 +118,6 @@ impl Texts<'_> {
         let added = self.document?.get("added_tokens")?.as_array()?;
         let token = added.iter().find(|t| t.get("content").and_then(Value::as_str) == Some(text))?;
         u32::try_from(token.get("id")?.as_u64()?).ok()
-    }
-
-    /// `chat_template`: a text, or a list of named ones of which the default is taken.
-    fn template(&self, remarks: &mut Vec<String>) -> Result<Option<String>> {
-        let Some(value) = self.get("chat_template") else { return Ok(None) };
-        let text = match value {
-            Value::String(text) => Some(text.as_str()),
-            Value::Array(list) => {
-                let default = list.iter().find(|t| t.get("name").and_then(Value::as_str) == Some("default")).or(list.first());
-                if list.len() > 1 {
-                    remarks.push(format!("{} chat templates: the default one is used", list.len()));
-                }
-                default.and_then(|t| t.get("template")).and_then(Value::as_str)
-            }
-            _ => None,
-        };
-        match text {
-            Some(text) => Ok(Some(text.to_owned())),
-            None => Err(malformed(&self.file, format!("chat_template is {}; a text or a list of named texts is needed", shown(value)))),
-        }
     }
 }
 
