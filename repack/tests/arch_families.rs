@@ -145,6 +145,7 @@ fn every_oracle_binds_and_both_sources_agree() {
             assert_eq!(gguf.generation.eos_text.as_deref(), Some("<|im_end|>"), "{folder}/{name}");
             assert_eq!((gguf.generation.temperature, gguf.generation.top_k), (Some(0.7), Some(20)), "{folder}/{name}");
             assert!(gguf.tokenizer.is_some(), "{folder}/{name}");
+            assert!(gguf.remarks.iter().all(|r| r.starts_with("multi-token prediction")), "{folder}/{name}: {:?}", gguf.remarks);
         }
         assert_eq!(hf.generation.stop_tokens, [509, 511], "{folder}");
         assert_eq!(hf.tokenizer.as_ref().unwrap().bos, None, "{folder}");

@@ -454,6 +454,16 @@ fn gguf_metadata() {
 }
 
 #[test]
+fn gguf_metadata_that_nobody_reads_is_named() {
+    let b = gguf(|pairs, _| {
+        set(pairs, "qwen35moe.attention.sliding_window", Some(GgufValue::Uint(128)));
+        set(pairs, "qwen35moe.feed_forward_length", Some(GgufValue::Uint(1)));
+    })
+    .unwrap();
+    assert_eq!(b.remarks, ["metadata without a meaning for this architecture, ignored: qwen35moe.attention.sliding_window"]);
+}
+
+#[test]
 fn gguf_tensors() {
     let other = gguf(|_, c| {
         let i = c.by_name["blk.1.ffn_up_exps.weight"];

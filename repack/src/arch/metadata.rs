@@ -3,6 +3,8 @@
 use super::draft::{malformed, unsupported};
 use crate::error::{Error, Result};
 use crate::source::GgufValue;
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// Key-value pairs of one architecture.
@@ -13,12 +15,14 @@ pub(super) struct Metadata<'a> {
     /// `general.architecture`.
     pub arch: &'a str,
     pairs: &'a [(String, GgufValue)],
+    /// Full keys that were asked for.
+    asked: RefCell<HashSet<String>>,
 }
 
 impl<'a> Metadata<'a> {
     /// The pairs of `file`.
     pub fn new(file: &Path, pairs: &'a [(String, GgufValue)]) -> Result<Self> {
-        let mut meta = Metadata { file: file.to_path_buf(), arch: "", pairs };
+        let mut meta = Metadata { file: file.to_path_buf(), arch: "", pairs, asked: RefCell::default() };
         let missing = || malformed(file, "general.architecture is missing");
         meta.arch = meta.maybe_text("general.architecture")?.ok_or_else(missing)?;
         Ok(meta)
@@ -31,6 +35,9 @@ impl<'a> Metadata<'a> {
 
     /// The value of a full key.
     pub fn global(&self, key: &str) -> Option<&'a GgufValue> {
+        if !self.asked.borrow().contains(key) {
+            self.asked.borrow_mut().insert(key.to_owned());
+        }
         self.pairs.iter().find(|(k, _)| k == key).map(|(_, v)| v)
     }
 
@@ -118,6 +125,17 @@ impl<'a> Metadata<'a> {
         flag(value).map(Some).ok_or_else(|| self.mistyped(&self.key(key), value, "a bool"))
     }
 
+    /// Keys of this architecture that nothing has asked for and that are not known to say nothing new.
+    pub fn unread(&self) -> Vec<&'a str> {
+        let asked = self.asked.borrow();
+        let of_arch = |key: &str| key.strip_prefix(self.arch).and_then(|rest| rest.strip_prefix('.')).map(str::to_owned);
+        let unread = self
+            .pairs
+            .iter()
+            .filter(|(key, _)| !asked.contains(key) && of_arch(key).is_some_and(|rest| !REDUNDANT.contains(&rest.as_str())));
+        unread.map(|(key, _)| key.as_str()).collect()
+    }
+
     /// Refuses keys that change the computation in a way this program does not know.
     pub fn refuse_unknown_mechanisms(&self) -> Result<()> {
         for &(key, neutral) in CHANGES {
@@ -131,6 +149,21 @@ impl<'a> Metadata<'a> {
         Ok(())
     }
 }
+
+/// Keys that repeat what others or the tensors say, or that concern images or training.
+const REDUNDANT: &[&str] = &[
+    "attention.key_length",
+    "attention.value_length",
+    "expert_feed_forward_length",
+    "expert_shared_count",
+    "feed_forward_length",
+    "full_attention_interval",
+    "nextn_predict_layers",
+    "rope.dimension_sections",
+    "rope.scaling.finetuned",
+    "tensor_data_layout",
+    "vocab_size",
+];
 
 /// Keys that change what is computed, with the values that mean "as usual".
 const CHANGES: &[(&str, &[f64])] = &[

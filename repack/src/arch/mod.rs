@@ -156,7 +156,13 @@ fn bind_gguf(checkpoint: &Checkpoint, pairs: &[(String, GgufValue)]) -> Result<B
         return Err(unsupported(format!("architecture {name:?}"), format!("supported are {}", known.join(", "))));
     };
     let draft = from_gguf(&meta, checkpoint)?;
-    let (spec, assembly) = assemble::assemble(checkpoint, draft, file)?;
+    let (spec, mut assembly) = assemble::assemble(checkpoint, draft, file)?;
+    let unread = meta.unread();
+    if !unread.is_empty() {
+        let shown: Vec<String> = unread.iter().take(6).map(|key| key.chars().take(60).collect()).collect();
+        let more = if unread.len() > shown.len() { ", ..." } else { "" };
+        assembly.remarks.push(format!("metadata without a meaning for this architecture, ignored: {}{more}", shown.join(", ")));
+    }
     let speech = speech::from_gguf(pairs, &meta, spec.vocab)?;
     Ok(binding(meta.arch.to_owned(), spec, assembly, speech))
 }
