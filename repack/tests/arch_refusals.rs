@@ -331,6 +331,46 @@ fn fused_experts_have_gate_rows_first() {
     assert_eq!(b.remarks[1], "multi-token prediction carried, not used: 1 tensor, 1024 B");
 }
 
+/// The dense hybrid, made of the one with experts: from both sources.
+#[test]
+fn the_dense_hybrid() {
+    let mut toy = qwen3_5_moe();
+    toy.config = toy.config["text_config"].clone();
+    toy.config["model_type"] = json!("qwen3_5_text");
+    toy.config["architectures"] = json!(["Qwen3_5ForCausalLM"]);
+    toy.config["intermediate_size"] = json!(24);
+    toy.drop_tensors(".mlp.");
+    for i in 0..2 {
+        for (name, shape) in [("gate_proj", [24, 16]), ("up_proj", [24, 16]), ("down_proj", [16, 24])] {
+            toy.tensors.push((format!("model.language_model.layers.{i}.mlp.{name}.weight"), "BF16", shape.to_vec(), 0));
+        }
+    }
+    let b = bind_toy(&toy).unwrap();
+    assert!(b.spec.layers.iter().all(|l| matches!(l.ffn, Ffn::Dense(GatedFfn { inner: 24, .. }))));
+    assert!(matches!(&b.spec.layers[0].mixer, Mixer::GatedDelta(d) if d.decay == Decay::Log));
+    assert!(matches!(&b.spec.layers[1].mixer, Mixer::Attention(a) if a.output_gate && a.rope.dim == 2));
+
+    let b = gguf(|pairs, c| {
+        for (key, value) in pairs.iter_mut() {
+            *key = key.replace("qwen35moe.", "qwen35.");
+            if key == "general.architecture" {
+                *value = GgufValue::Text("qwen35".into());
+            }
+        }
+        pairs.retain(|(k, _)| !k.contains("expert"));
+        set(pairs, "qwen35.feed_forward_length", Some(GgufValue::Uint(128)));
+        c.tensors.retain(|t| !t.name.contains("_exps") && !t.name.contains("ffn_gate_inp"));
+        for t in &mut c.tensors {
+            t.name = t.name.replace("_shexp", "");
+        }
+        c.by_name = c.tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
+    })
+    .unwrap();
+    assert!(b.spec.layers.iter().all(|l| matches!(l.ffn, Ffn::Dense(GatedFfn { inner: 128, .. }))));
+    assert!(matches!(&b.spec.layers[0].mixer, Mixer::GatedDelta(d) if d.value_head_order == ValueHeadOrder::Tiled));
+    assert!(b.experts.iter().all(Vec::is_empty) && b.remarks.is_empty());
+}
+
 #[test]
 fn yarn_as_the_qwen_family_writes_it() {
     let mut toy = llama();
