@@ -21,8 +21,8 @@ pub mod state;
 pub mod store;
 #[cfg(test)]
 mod testing;
-pub mod tokenizer;
 pub mod threads;
+pub mod tokenizer;
 pub mod trunk;
 pub mod window;
 
