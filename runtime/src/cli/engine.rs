@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 #[derive(clap::Args)]
+#[group(skip)]
 pub(super) struct Flags {
     /// Limit on all memory: 8G, 512M, 75% of RAM [default: 75% of what is free]
     #[arg(long, value_name = "SIZE", value_parser = ram)]

@@ -119,3 +119,13 @@ fn repack(arguments: &[OsString]) -> Outcome {
     let error = std::process::Command::new(&program).args(arguments).exec();
     Err(Error::Io { file: program, what: "starting forebay-repack".into(), error }.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_flags_do_not_contradict_each_other() {
+        super::Arguments::command().debug_assert();
+    }
+}
