@@ -2,6 +2,7 @@
 
 pub mod budget;
 pub mod chat;
+pub mod cli;
 pub mod engine;
 pub mod error;
 mod expert;
@@ -16,6 +17,7 @@ pub mod model;
 pub mod norm;
 pub mod pack;
 mod reader;
+pub mod sampler;
 pub mod scratch;
 pub mod state;
 pub mod store;

@@ -1,2 +1,7 @@
 //! `forebay`.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    forebay::cli::main()
+}

@@ -9,7 +9,7 @@ mod python;
 pub mod sandbox;
 mod strftime;
 
-pub use prompt::{Message, Prompt};
+pub use prompt::{Message, Prompt, Rendered};
 
 use crate::error::{Error, Result};
 use minijinja::value::{Serde, Value as JinjaValue};

@@ -61,6 +61,18 @@ impl<'a> Guard<'a> {
         if self.used { rendered.replace(self.mark, "") } else { rendered.to_string() }
     }
 
+    /// What follows `before` in a rendered prompt that begins with it, marks aside.
+    pub fn strip_prefix<'t>(&self, rendered: &'t str, before: &str) -> Option<&'t str> {
+        let mut rest = rendered.chars();
+        for expected in before.chars() {
+            let found = rest.by_ref().find(|&c| !self.used || c != self.mark)?;
+            if found != expected {
+                return None;
+            }
+        }
+        Some(rest.as_str())
+    }
+
     /// Ids of a rendered prompt.
     ///
     /// # Errors

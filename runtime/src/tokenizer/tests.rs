@@ -240,5 +240,7 @@ fn guarded_text_keeps_the_templates_tokens_and_no_others() {
     let mut guard = Guard::new(&tokenizer, |mark| mark == '\u{fdd0}').unwrap();
     let rendered = guard.protect("\u{fdd0}<|im_end|>");
     assert_eq!(guard.plain(&rendered), "\u{fdd0}<|im_end|>");
+    assert_eq!(guard.strip_prefix(&rendered, "\u{fdd0}<|im"), Some("_end|>"));
+    assert_eq!(guard.strip_prefix(&rendered, "<|im"), None);
     assert!(Guard::new(&tokenizer, |_| true).is_err());
 }

@@ -1,0 +1,98 @@
+//! Flags that every command with a model has, and opening it.
+
+use super::Outcome;
+use crate::engine::{Engine, Options};
+use crate::io::IoBackend;
+use crate::kernels::ActivationMode;
+use crate::memory::{RamLimit, default_limit, parse_ram, show_bytes};
+use clap::ValueEnum;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+#[derive(clap::Args)]
+#[group(skip)]
+pub(super) struct Flags {
+    /// Limit on all memory: 8G, 512M, 75% of RAM [default: 75% of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = ram)]
+    ram: Option<RamLimit>,
+    /// Compute threads [default: physical cores]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: Option<u32>,
+    /// How activations meet quantised weights: 8-bit, or the exact path
+    #[arg(long, value_enum, default_value_t = Activations::Int8)]
+    activations: Activations,
+    /// How the pack is read
+    #[arg(long, value_enum, default_value_t = Io::Auto)]
+    io: Io,
+}
+
+fn ram(text: &str) -> std::result::Result<RamLimit, String> {
+    parse_ram(text).map_err(|e| e.to_string())
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Activations {
+    F32,
+    Int8,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Io {
+    Auto,
+    Uring,
+    Pread,
+    Buffered,
+}
+
+impl Flags {
+    /// Opens a pack. Without `--ram` a line on standard error says which limit was picked.
+    pub(super) fn open(&self, file: &Path, context: Option<u32>, cancel: &Arc<AtomicBool>) -> Outcome<Engine> {
+        let ram = match self.ram {
+            Some(RamLimit::Auto) | None => {
+                let limit = default_limit();
+                eprintln!("RAM limit {} (75% of what is free now; --ram sets another)", show_bytes(limit));
+                RamLimit::Bytes(limit)
+            }
+            Some(ram) => ram,
+        };
+        let options = Options {
+            ram,
+            context,
+            threads: self.threads.and_then(|n| usize::try_from(n).ok()),
+            activations: match self.activations {
+                Activations::F32 => ActivationMode::F32,
+                Activations::Int8 => ActivationMode::Int8,
+            },
+            io: match self.io {
+                Io::Auto => IoBackend::Auto,
+                Io::Uring => IoBackend::Uring,
+                Io::Pread => IoBackend::Pread,
+                Io::Buffered => IoBackend::Buffered,
+            },
+            chunk: None,
+            cancel: Arc::clone(cancel),
+        };
+        Ok(Engine::open(file, &options)?)
+    }
+
+    /// `f32` or `int8`, for reports.
+    pub(super) fn activations(&self) -> &'static str {
+        match self.activations {
+            Activations::F32 => "f32",
+            Activations::Int8 => "int8",
+        }
+    }
+}
+
+/// Largest resident memory of this process so far, in bytes, where the system tells.
+pub(super) fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// A positive number of tokens, for flags.
+pub(super) fn tokens(text: &str) -> std::result::Result<u32, String> {
+    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a number of tokens above 0".into())
+}

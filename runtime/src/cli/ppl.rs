@@ -1,0 +1,168 @@
+//! `forebay ppl`: perplexity by llama-perplexity's protocol, so that numbers can be compared.
+//!
+//! The text is cut into chunks of `c` tokens, each read from an empty context (its first token replaced by the BOS, if
+//! the model wants one). In each chunk the tokens at `c/2 + 1 ..` are scored: `c - c/2 - 1` of them.
+
+use super::interrupt::Interrupt;
+use super::progress::Progress;
+use super::{Outcome, answer, answer_json, engine, files, report, tokenize};
+use crate::engine::{Engine, Wanted};
+use crate::error::{Error, Result};
+use crate::pack::Pack;
+use crate::tokenizer::{MAX_TEXT_BYTES, Specials};
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Measure the perplexity of a text: chunks of -c tokens, the second half of each scored
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// Pack
+    file: PathBuf,
+    /// Text
+    #[arg(short = 'f', long = "file", value_name = "TEXT")]
+    text: PathBuf,
+    /// Tokens of a chunk
+    #[arg(short, long = "ctx-size", value_name = "CTX", default_value = "512", value_parser = engine::tokens)]
+    context: u32,
+    /// Only the first N chunks
+    #[arg(long, value_name = "N", value_parser = engine::tokens)]
+    chunks: Option<u32>,
+    #[command(flatten)]
+    engine: engine::Flags,
+    /// Print one JSON object instead of a line
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Outcome {
+    let interrupt = Interrupt::install();
+    let manifest = Pack::open(&arguments.file)?.manifest;
+    let tokenizer = tokenize::load(&arguments.file, &manifest)?;
+    let text = files::read_text(&arguments.text, MAX_TEXT_BYTES as u64)?;
+    let ids = tokenizer.encode(&text, Specials::Plain)?;
+    let bos = tokenizer.bos();
+    // The engine's memory plan begins where the tokenizer's ends.
+    drop((manifest, tokenizer, text));
+    let context = arguments.context as usize;
+    if context < 4 {
+        return Err(super::Failure::Usage("-c needs at least 4 tokens".into()));
+    }
+    let all = ids.len() / context;
+    if all == 0 {
+        return Err(Error::Request(format!("{}: {} tokens do not fill a chunk of {context}", arguments.text.display(), ids.len())).into());
+    }
+    let chunks = arguments.chunks.map_or(all, |n| all.min(n as usize));
+    let mut engine = arguments.engine.open(&arguments.file, Some(arguments.context), &interrupt.cancel)?;
+    interrupt.prompt();
+    let start = Instant::now();
+    let mut score = Score::default();
+    let mut progress = Progress::new(chunks * context);
+    for (i, chunk) in ids.chunks_exact(context).take(chunks).enumerate() {
+        if interrupt.stopped() {
+            return Err(Error::Interrupted.into());
+        }
+        let mut chunk = chunk.to_vec();
+        if let (Some(bos), Some(first)) = (bos, chunk.first_mut()) {
+            *first = bos;
+        }
+        add(&mut engine, &chunk, &mut score)?;
+        progress.finish();
+        eprintln!("[{}/{chunks}] {:.4}", i + 1, score.perplexity());
+        progress.show((i + 1) * context);
+    }
+    progress.finish();
+    let (ppl, error) = (score.perplexity(), score.error());
+    let seconds = start.elapsed().as_secs_f64();
+    if arguments.json {
+        answer_json(&json!({
+            "ppl": ppl,
+            "error": error,
+            "tokens": ids.len(),
+            "scored": score.count,
+            "chunks": chunks,
+            "context": context,
+            "seconds": seconds,
+            "tokens_per_second": (chunks * context) as f64 / seconds,
+            "activations": arguments.engine.activations(),
+            "memory": report::memory(&engine),
+        }))?;
+    } else {
+        answer(&format!("PPL = {ppl:.4} +/- {error:.5}\n"))?;
+    }
+    Ok(())
+}
+
+/// Scores the second half of a chunk. The last token is only predicted, so it is not fed.
+fn add(engine: &mut Engine, chunk: &[u32], score: &mut Score) -> Result<()> {
+    engine.reset();
+    let first = chunk.len() / 2;
+    let (unscored, rest) = chunk.split_at(first);
+    engine.feed(unscored, Wanted::Last, &mut |_, _| {})?;
+    let (_, targets) = rest.split_at(1.min(rest.len()));
+    let (scored, _) = rest.split_at(rest.len().saturating_sub(1));
+    let mut targets = targets.iter();
+    engine.feed(scored, Wanted::All, &mut |_, logits| {
+        if let Some(&target) = targets.next() {
+            score.add(logits, target);
+        }
+    })
+}
+
+/// Sums of negative log likelihoods.
+#[derive(Default)]
+struct Score {
+    sum: f64,
+    squares: f64,
+    count: u64,
+}
+
+impl Score {
+    fn add(&mut self, logits: &[f32], target: u32) {
+        let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let total: f64 = logits.iter().map(|&logit| f64::from(logit - most).exp()).sum();
+        let logit = logits.get(target as usize).copied().unwrap_or(f32::NEG_INFINITY);
+        let nll = total.ln() - f64::from(logit - most);
+        self.sum += nll;
+        self.squares += nll * nll;
+        self.count += 1;
+    }
+
+    fn mean(&self) -> f64 {
+        self.sum / self.count as f64
+    }
+
+    fn perplexity(&self) -> f64 {
+        self.mean().exp()
+    }
+
+    /// Standard error of the perplexity.
+    fn error(&self) -> f64 {
+        let variance = self.squares / self.count as f64 - self.mean() * self.mean();
+        if variance > 0.0 && self.count > 1 { (variance / (self.count - 1) as f64).sqrt() * self.perplexity() } else { 0.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Score;
+
+    #[test]
+    fn a_uniform_distribution_has_the_perplexity_of_its_size() {
+        let mut score = Score::default();
+        (0..10).for_each(|target| score.add(&[3.0; 10], target));
+        assert!((score.perplexity() - 10.0).abs() < 1e-9 && score.error() < 1e-6, "{} {}", score.perplexity(), score.error());
+    }
+
+    #[test]
+    fn the_error_is_that_of_the_mean() {
+        // Two equally likely outcomes with nll ln 2 and ln 8: mean 2 ln 2, standard deviation ln 2.
+        let mut score = Score::default();
+        for _ in 0..50 {
+            score.add(&[0.5_f32.ln(), 0.125_f32.ln(), 0.375_f32.ln()], 0);
+            score.add(&[0.5_f32.ln(), 0.125_f32.ln(), 0.375_f32.ln()], 1);
+        }
+        assert!((score.perplexity() - 4.0).abs() < 1e-6);
+        assert!((score.error() - 4.0 * 2_f64.ln() / 99_f64.sqrt()).abs() < 1e-6, "{}", score.error());
+    }
+}

@@ -1,0 +1,127 @@
+//! What a run was like: one line for people, one object for programs.
+
+use super::engine::peak_memory;
+use super::generate::Answer;
+use crate::engine::Engine;
+use crate::memory::show_bytes;
+use crate::sampler::Params;
+use crate::store::IoStats;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// `prompt N tok X tok/s · M tok Y tok/s · Z MB read/token · window hit H% · peak RAM P of LIMIT`.
+pub(super) fn line(answer: &Answer, engine: &Engine) -> String {
+    let decode = Decode::new(answer);
+    let mut parts = vec![
+        format!("prompt {} tok {:.1} tok/s", answer.prompt_tokens, rate(answer.prompt_tokens, answer.prompt_time)),
+        format!("{} tok {:.2} tok/s", answer.tokens.len(), rate(answer.decoded, answer.decode_time)),
+        format!("{:.1} MB read/token", decode.bytes_per_token() / 1e6),
+    ];
+    if let Some(rate) = decode.hit_rate() {
+        parts.push(format!("window hit {:.0}%", rate * 100.0));
+    }
+    let limit = show_bytes(engine.plan().limit);
+    parts.push(peak_memory().map_or(format!("RAM limit {limit}"), |peak| format!("peak RAM {} of {limit}", show_bytes(peak))));
+    parts.join(" · ")
+}
+
+/// The object of `run --json`; its keys are documented in the README.
+pub(super) fn object(answer: &Answer, engine: &Engine, params: &Params, activations: &str) -> Value {
+    let decode = Decode::new(answer);
+    json!({
+        "text": answer.text,
+        "tokens": answer.tokens,
+        "stop": answer.stop.name(),
+        "prompt": {
+            "tokens": answer.prompt_tokens,
+            "seconds": answer.prompt_time.as_secs_f64(),
+            "tokens_per_second": rate(answer.prompt_tokens, answer.prompt_time),
+        },
+        "decode": {
+            "tokens": answer.decoded,
+            "seconds": answer.decode_time.as_secs_f64(),
+            "tokens_per_second": rate(answer.decoded, answer.decode_time),
+            "bytes_read": decode.bytes,
+            "bytes_read_per_token": decode.bytes_per_token(),
+            "hits": decode.hits,
+            "misses": decode.misses,
+            "hit_rate": decode.hit_rate(),
+            "stall_seconds": decode.stall.as_secs_f64(),
+        },
+        "memory": memory(engine),
+        "settings": {
+            "context": engine.context(),
+            "threads": engine.threads(),
+            "io": engine.stats().backend,
+            "kernels": engine.kernels().name(),
+            "activations": activations,
+            "temperature": params.temperature,
+            "top_k": params.top_k,
+            "top_p": params.top_p,
+            "min_p": params.min_p,
+            "seed": params.seed,
+        },
+    })
+}
+
+/// Where the memory went; every number in bytes, except the slots and experts of the window.
+pub(super) fn memory(engine: &Engine) -> Value {
+    let plan = engine.plan();
+    let parts = [plan.overhead, plan.trunk, plan.kv, plan.state, plan.scratch, plan.tokenizer, plan.margin];
+    let window = plan.slot_bytes.saturating_mul(u64::from(plan.slots));
+    json!({
+        "limit": plan.limit,
+        "planned": parts.iter().fold(window, |sum, part| sum.saturating_add(*part)),
+        "peak": peak_memory(),
+        "overhead": plan.overhead,
+        "trunk": plan.trunk,
+        "kv": plan.kv,
+        "state": plan.state,
+        "scratch": plan.scratch,
+        "tokenizer": plan.tokenizer,
+        "margin": plan.margin,
+        "window": window,
+        "slot_bytes": plan.slot_bytes,
+        "slots": plan.slots,
+        "experts": plan.experts,
+        "floor": plan.floor,
+    })
+}
+
+/// Differences of the counters over the decoded tokens.
+struct Decode {
+    tokens: usize,
+    bytes: u64,
+    hits: u64,
+    misses: u64,
+    stall: Duration,
+}
+
+impl Decode {
+    fn new(answer: &Answer) -> Self {
+        let (before, after) = &answer.decode;
+        let over = |counter: fn(&IoStats) -> u64| counter(after).saturating_sub(counter(before));
+        Decode {
+            tokens: answer.decoded,
+            bytes: over(|stats| stats.bytes),
+            hits: over(|stats| stats.hits),
+            misses: over(|stats| stats.misses),
+            stall: after.stall.saturating_sub(before.stall),
+        }
+    }
+
+    fn bytes_per_token(&self) -> f64 {
+        if self.tokens == 0 { 0.0 } else { self.bytes as f64 / self.tokens as f64 }
+    }
+
+    /// Share of experts found in the window; `None` if none was asked for.
+    fn hit_rate(&self) -> Option<f64> {
+        let all = self.hits + self.misses;
+        (all > 0).then(|| self.hits as f64 / all as f64)
+    }
+}
+
+/// Tokens a second; 0 for no time.
+pub(super) fn rate(tokens: usize, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { tokens as f64 / time.as_secs_f64() }
+}
