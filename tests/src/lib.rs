@@ -1,3 +1,7 @@
 //! Shared helpers of the test suite.
 
+pub mod numbers;
+pub mod oracle;
+pub mod packs;
+pub mod shared;
 pub mod toy;
