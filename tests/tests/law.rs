@@ -4,6 +4,7 @@ use forebay::budget::MemoryPlan;
 use forebay::io::IoBackend;
 use forebay::kernels::ActivationMode;
 use forebay::memory::RamLimit;
+use forebay::pack::Pack;
 use forebay::{Engine, Options, Wanted, engine};
 use forebay_tests::{packs, shared};
 use proptest::prelude::*;
@@ -14,6 +15,7 @@ use tempfile::TempDir;
 /// Tokens fed as a prompt, and one by one after it.
 const PROMPT: usize = 150;
 const DECODED: usize = 6;
+const CONTEXT: u32 = 256;
 const ALL: u64 = 4 << 30;
 
 /// The bundled model: gated delta net and gated attention, 32 experts a layer.
@@ -32,13 +34,60 @@ fn tokens(vocab: u32) -> Vec<u32> {
     (0..(PROMPT + DECODED) as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 7) % vocab).collect()
 }
 
-fn open(options: &Options) -> Engine {
-    Engine::open(pack(), options).unwrap_or_else(|e| panic!("{options:?}: {e}"))
+/// Experts in memory at once.
+#[derive(Clone, Copy, Debug)]
+enum Window {
+    /// The least that works: fewer than a layer has, so that a prompt's experts come in groups.
+    Floor,
+    /// Half of all.
+    Half,
+    /// All.
+    All,
+}
+
+/// Where a computation is placed.
+#[derive(Clone, Copy, Debug)]
+struct Placement {
+    window: Window,
+    threads: usize,
+    io: IoBackend,
+    chunk: u32,
+    mode: ActivationMode,
+}
+
+impl Placement {
+    fn options(&self) -> Options {
+        let Placement { threads, io, chunk, mode, .. } = *self;
+        Options {
+            ram: RamLimit::Bytes(ALL),
+            context: Some(CONTEXT),
+            threads: Some(threads),
+            activations: mode,
+            io,
+            chunk: Some(chunk),
+            ..Options::default()
+        }
+    }
+
+    fn open(&self) -> Engine {
+        let options = self.options();
+        let pack = Pack::open(pack()).unwrap_or_else(|e| panic!("{e}"));
+        let needs = engine::needs(&pack.manifest, CONTEXT, self.chunk, self.mode);
+        let plan = MemoryPlan::new(&pack.manifest, &pack.index, &pack.superblock, &needs, ALL);
+        let mut plan = plan.unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(plan.slots, plan.experts, "{ALL} bytes hold every expert");
+        assert!(plan.floor_slots < 32, "the floor does not hold a layer");
+        plan.slots = match self.window {
+            Window::Floor => plan.floor_slots,
+            Window::Half => plan.experts / 2,
+            Window::All => plan.experts,
+        };
+        Engine::with_plan(pack, plan, CONTEXT, self.chunk, &options).unwrap_or_else(|e| panic!("{self:?}: {e}"))
+    }
 }
 
 /// Bits of all logits: the prompt's in one feed, then token by token.
-fn bits(options: &Options) -> (MemoryPlan, Vec<u32>) {
-    let mut engine = open(options);
+fn bits(engine: &mut Engine) -> Vec<u32> {
     let tokens = tokens(engine.manifest().spec.vocab);
     let mut bits = Vec::new();
     let mut keep = |_: usize, row: &[f32]| bits.extend(row.iter().map(|x| x.to_bits()));
@@ -46,52 +95,17 @@ fn bits(options: &Options) -> (MemoryPlan, Vec<u32>) {
     for token in &tokens[PROMPT..] {
         engine.feed(&[*token], Wanted::Last, &mut keep).unwrap_or_else(|e| panic!("{e}"));
     }
-    (engine.plan().clone(), bits)
+    bits
 }
 
 /// Everything in memory, one thread, buffered reads, the prompt in one step.
 fn reference(mode: ActivationMode) -> &'static [u32] {
     static BITS: [OnceLock<Vec<u32>>; 2] = [OnceLock::new(), OnceLock::new()];
     BITS[usize::from(mode == ActivationMode::Int8)].get_or_init(|| {
-        let (plan, bits) = bits(&Options {
-            ram: RamLimit::Bytes(ALL),
-            context: Some(256),
-            threads: Some(1),
-            activations: mode,
-            io: IoBackend::Buffered,
-            chunk: Some(512),
-            ..Options::default()
-        });
-        assert_eq!(plan.slots, plan.experts, "the reference has every expert in memory");
+        let bits = bits(&mut Placement { window: Window::All, threads: 1, io: IoBackend::Buffered, chunk: 512, mode }.open());
         assert!(bits.iter().all(|b| f32::from_bits(*b).is_finite()));
         bits
     })
-}
-
-/// The smallest limit these options work with.
-fn floor(options: &Options) -> u64 {
-    let pack = forebay::pack::Pack::open(pack()).unwrap_or_else(|e| panic!("{e}"));
-    let needs = engine::needs(&pack.manifest, 256, options.chunk.unwrap_or(1), options.activations);
-    MemoryPlan::new(&pack.manifest, &pack.index, &pack.superblock, &needs, ALL).unwrap_or_else(|e| panic!("{e}")).floor
-}
-
-/// A window of floor, middle or everything.
-#[derive(Clone, Copy, Debug)]
-enum Ram {
-    Floor,
-    Middle,
-    All,
-}
-
-fn options(ram: Ram, threads: usize, io: IoBackend, chunk: u32, activations: ActivationMode) -> Options {
-    let mut options = Options { context: Some(256), threads: Some(threads), activations, io, chunk: Some(chunk), ..Options::default() };
-    let floor = floor(&options);
-    options.ram = RamLimit::Bytes(match ram {
-        Ram::Floor => floor,
-        Ram::Middle => floor + (4 << 20),
-        Ram::All => ALL,
-    });
-    options
 }
 
 proptest! {
@@ -99,15 +113,15 @@ proptest! {
 
     #[test]
     fn placement_never_changes_a_bit(
-        ram in prop::sample::select(vec![Ram::Floor, Ram::Middle, Ram::All]),
+        window in prop::sample::select(vec![Window::Floor, Window::Half, Window::All]),
         threads in 1usize..4,
         io in prop::sample::select(vec![IoBackend::Auto, IoBackend::Uring, IoBackend::Pread, IoBackend::Buffered]),
         chunk in prop::sample::select(vec![1u32, 7, 64, 512]),
         exact in any::<bool>(),
     ) {
         let mode = if exact { ActivationMode::F32 } else { ActivationMode::Int8 };
-        let options = options(ram, threads, io, chunk, mode);
-        prop_assert!(bits(&options).1 == reference(mode), "{options:?}");
+        let placement = Placement { window, threads, io, chunk, mode };
+        prop_assert!(bits(&mut placement.open()) == reference(mode), "{placement:?}");
     }
 }
 
@@ -117,19 +131,32 @@ fn every_axis() {
     use ActivationMode::Int8;
     use IoBackend::{Auto, Buffered, Pread, Uring};
     let cases = [
-        (Ram::Floor, 1, Pread, 512, Int8),
-        (Ram::Floor, 2, Auto, 64, ActivationMode::F32),
-        (Ram::Middle, 3, Buffered, 7, Int8),
-        (Ram::All, 2, Uring, 1, Int8),
+        (Window::Floor, 1, Pread, 512, Int8),
+        (Window::Floor, 2, Auto, 64, ActivationMode::F32),
+        (Window::Half, 3, Buffered, 7, Int8),
+        (Window::All, 2, Uring, 1, Int8),
+        (Window::Floor, 2, Uring, 1, ActivationMode::F32),
     ];
-    for (ram, threads, io, chunk, mode) in cases {
-        let options = options(ram, threads, io, chunk, mode);
-        let (plan, bits) = bits(&options);
-        assert!(bits == reference(mode), "{options:?}");
-        if let Ram::Floor = ram {
-            // Else the case would not show that experts may come in groups.
-            assert!(plan.slots < 32, "the floor of {} slots holds a whole layer", plan.slots);
-        }
+    for (window, threads, io, chunk, mode) in cases {
+        let placement = Placement { window, threads, io, chunk, mode };
+        assert!(bits(&mut placement.open()) == reference(mode), "{placement:?}");
+    }
+}
+
+/// The same through the limit a user sets: the smallest that works, and one between it and everything.
+#[test]
+fn the_limit_changes_no_bit() {
+    let base = Placement { window: Window::All, threads: 2, io: IoBackend::Auto, chunk: 64, mode: ActivationMode::Int8 }.options();
+    let open = |bytes| Engine::open(pack(), &Options { ram: RamLimit::Bytes(bytes), ..base.clone() });
+    let floor = match open(1 << 20).map(|_| ()) {
+        Err(forebay::Error::Budget(text)) => (1..).map(|mib| mib << 20).find(|&bytes| open(bytes).is_ok()).filter(|b| text.contains(&format!("--ram {}M", b >> 20))),
+        other => panic!("{other:?}"),
+    };
+    let floor = floor.expect("the refusal names the smallest limit that works");
+    for bytes in [floor, floor + (3 << 20)] {
+        let mut engine = open(bytes).unwrap_or_else(|e| panic!("{e}"));
+        assert!(engine.plan().slots < engine.plan().experts, "{bytes} bytes hold everything");
+        assert!(bits(&mut engine) == reference(ActivationMode::Int8), "{bytes} bytes");
     }
 }
 
@@ -137,9 +164,9 @@ fn every_axis() {
 #[test]
 fn the_past_leaves_no_trace() {
     let cancel = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let mut options = options(Ram::Middle, 2, IoBackend::Auto, 64, ActivationMode::Int8);
-    options.cancel = std::sync::Arc::clone(&cancel);
-    let mut engine = open(&options);
+    let placement = Placement { window: Window::Half, threads: 2, io: IoBackend::Auto, chunk: 64, mode: ActivationMode::Int8 };
+    let options = Options { cancel: std::sync::Arc::clone(&cancel), ..placement.options() };
+    let mut engine = Engine::open(pack(), &options).unwrap_or_else(|e| panic!("{e}"));
     let tokens = tokens(engine.manifest().spec.vocab);
     let mut ignore = |_: usize, _: &[f32]| ();
     engine.feed(&tokens[20..90], Wanted::Last, &mut ignore).expect("a prompt");
@@ -161,7 +188,8 @@ fn the_past_leaves_no_trace() {
 
 #[test]
 fn requests_that_do_not_fit_are_refused_whole() {
-    let mut engine = open(&Options { context: Some(16), chunk: Some(4), ..Options::default() });
+    let options = Options { context: Some(16), chunk: Some(4), ..Options::default() };
+    let mut engine = Engine::open(pack(), &options).unwrap_or_else(|e| panic!("{e}"));
     let vocab = engine.manifest().spec.vocab;
     let mut ignore = |_: usize, _: &[f32]| ();
     let e = engine.feed(&[1, vocab], Wanted::Last, &mut ignore).expect_err("an id too large");
