@@ -239,7 +239,7 @@ fn context(manifest: &Manifest, asked: Option<u32>) -> Result<u32> {
 pub fn needs(manifest: &Manifest, context: u32, chunk: u32, mode: ActivationMode) -> Needs {
     let (kv, state) = Session::bytes(&manifest.spec, context, mode);
     let scratch = Sizes::new(&manifest.spec, chunk as usize).bytes(mode).saturating_add(model::decoded_bytes(manifest));
-    let tokenizer = manifest.tokenizer.as_ref().map_or(0, |t| tokenizer_bytes(t.json.len()));
+    let tokenizer = manifest.tokenizer.as_ref().map_or(0, |t| tokenizer_bytes(&t.json));
     Needs { kv, state, scratch, tokenizer }
 }
 

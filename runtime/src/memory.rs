@@ -80,7 +80,7 @@ pub fn parse_ram(text: &str) -> Result<RamLimit> {
     if bytes == 0 { Err(bad()) } else { Ok(RamLimit::Bytes(bytes)) }
 }
 
-/// A size for people: bytes below 1 MiB, else MiB or GiB with one digit, rounded up so that it can be given back as a limit.
+/// A size for people, with one digit after the point.
 pub fn show_bytes(bytes: u64) -> String {
     const MIB: u64 = 1 << 20;
     match bytes {

@@ -20,6 +20,11 @@ pub use crate::window::policy::Purpose;
 use crate::window::policy::{Policy, Shape};
 use crate::window::{PlanError, ReadPlan, State, plan};
 
+/// Steps of at most this many tokens (decoding, speculation) count for the policy's frequencies; longer ones are prompts.
+const DECODE_ROWS: usize = 8;
+/// A prompt holds at most one part in this many of the window at a time.
+const PROMPT_SHARE: usize = 4;
+
 /// Counts since the start.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct IoStats {
@@ -171,10 +176,16 @@ impl Store {
         self.state.slots()
     }
 
-    /// How many experts a long prompt should hold at a time: a part of the window, so that the rest keeps what decoding needs.
-    pub fn prompt_group(&self) -> usize {
+    /// Announces a step of `rows` tokens and returns how many experts to hold at a time. A few tokens may take the whole window; a prompt gets
+    /// a part of it, so that the rest keeps what decoding needs (unless everything fits).
+    pub fn begin(&mut self, rows: usize) -> usize {
         let slots = self.capacity();
-        (slots / 4).max(self.state.floor()).min(slots)
+        self.set_purpose(if rows <= DECODE_ROWS { Purpose::Decode } else { Purpose::Prefill });
+        match self.purpose {
+            Purpose::Decode => slots,
+            Purpose::Prefill if slots >= self.state.experts() => slots,
+            Purpose::Prefill => (slots / PROMPT_SHARE).max(self.state.floor()).min(slots),
+        }
     }
 
     /// What the following holds are for.

@@ -27,6 +27,16 @@ const CHUNK: u32 = 64 << 10;
 /// Rows of a gate/up or down slice: neither divides its matrix.
 const SLICE_ROWS: u32 = 40;
 
+/// Sizes of a pack.
+pub(crate) struct Sizes<'a> {
+    pub hidden: u32,
+    pub inner: u32,
+    /// Experts of each layer.
+    pub experts: &'a [u32],
+    /// Rows of a gate/up or down slice.
+    pub slice_rows: u32,
+}
+
 /// A pack on disk and what it holds.
 pub(crate) struct TinyPack {
     _dir: tempfile::TempDir,
@@ -36,7 +46,11 @@ pub(crate) struct TinyPack {
 
 impl TinyPack {
     pub fn new() -> TinyPack {
-        let bytes = build();
+        TinyPack::of(&Sizes { hidden: HIDDEN, inner: INNER, experts: &EXPERTS, slice_rows: SLICE_ROWS })
+    }
+
+    pub fn of(sizes: &Sizes) -> TinyPack {
+        let bytes = build(sizes);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tiny.fby");
         std::fs::write(&path, &bytes).unwrap();
@@ -94,11 +108,13 @@ impl Random {
     }
 
     pub fn bytes(&mut self, n: usize) -> Vec<u8> {
-        (0..n.div_ceil(8)).flat_map(|_| self.next().to_le_bytes()).take(n).collect()
+        let mut bytes = vec![0u8; n];
+        bytes.chunks_mut(8).for_each(|c| c.copy_from_slice(&self.next().to_le_bytes()[..c.len()]));
+        bytes
     }
 }
 
-fn spec() -> ModelSpec {
+fn spec(sizes: &Sizes) -> ModelSpec {
     let norm = Norm { eps: 1e-6, weight: NormWeight::Plain };
     let attention = Attention {
         heads: 2,
@@ -112,7 +128,7 @@ fn spec() -> ModelSpec {
         rope: Rope { theta: 1e4, dim: 32, pairing: RopePairing::Halves, scaling: RopeScaling::None },
         sliding_window: None,
     };
-    let ffn = GatedFfn { inner: INNER, activation: Activation::Silu };
+    let ffn = GatedFfn { inner: sizes.inner, activation: Activation::Silu };
     let layer = |experts: u32| LayerSpec {
         mixer_norm: norm,
         mixer: Mixer::Attention(attention.clone()),
@@ -125,7 +141,8 @@ fn spec() -> ModelSpec {
             }
         },
     };
-    ModelSpec { hidden: HIDDEN, vocab: 300, context: 128, tied_head: false, final_norm: norm, layers: EXPERTS.map(layer).to_vec() }
+    let layers = sizes.experts.iter().map(|&n| layer(n)).collect();
+    ModelSpec { hidden: sizes.hidden, vocab: 300, context: 128, tied_head: false, final_norm: norm, layers }
 }
 
 fn places(shapes: &[TensorShape]) -> (Vec<TensorPlace>, u64) {
@@ -148,35 +165,35 @@ fn places(shapes: &[TensorShape]) -> (Vec<TensorPlace>, u64) {
 }
 
 /// Gate and down in Q8_0, up in Q4_0: three row lengths.
-fn expert_place() -> (ExpertPlace, Layout) {
+fn expert_place(&Sizes { hidden, inner, slice_rows, .. }: &Sizes) -> (ExpertPlace, Layout) {
     let (gate, up, down) = (QuantType::Q8_0, QuantType::Q4_0, QuantType::Q8_0);
     let row = |q: QuantType, cols: u32| q.row_bytes(cols as usize).unwrap() as u64;
-    let up_offset = align_up(SLICE_ROWS as u64 * row(gate, HIDDEN), 64).unwrap();
+    let up_offset = align_up(slice_rows as u64 * row(gate, hidden), 64).unwrap();
     let (mut slices, mut lengths) = (Vec::new(), Vec::new());
-    for first_row in (0..INNER).step_by(SLICE_ROWS as usize) {
-        let rows = SLICE_ROWS.min(INNER - first_row);
+    for first_row in (0..inner).step_by(slice_rows as usize) {
+        let rows = slice_rows.min(inner - first_row);
         slices.push(ExpertSlice::GateUp { first_row, rows, up_offset });
-        lengths.push(align_up(up_offset + rows as u64 * row(up, HIDDEN), 4096).unwrap());
+        lengths.push(align_up(up_offset + rows as u64 * row(up, hidden), 4096).unwrap());
     }
-    for first_row in (0..HIDDEN).step_by(SLICE_ROWS as usize) {
-        let rows = SLICE_ROWS.min(HIDDEN - first_row);
+    for first_row in (0..hidden).step_by(slice_rows as usize) {
+        let rows = slice_rows.min(hidden - first_row);
         slices.push(ExpertSlice::Down { first_row, rows });
-        lengths.push(align_up(rows as u64 * row(down, INNER), 4096).unwrap());
+        lengths.push(align_up(rows as u64 * row(down, inner), 4096).unwrap());
     }
     let source = ["gate", "up", "down"].map(String::from);
     (ExpertPlace { gate, up, down, tiling: Tiling::RowMajor, slices, source }, Layout { slices: lengths })
 }
 
-fn build() -> Vec<u8> {
-    let spec = spec();
+fn build(sizes: &Sizes) -> Vec<u8> {
+    let spec = spec(sizes);
     let (embedding, embedding_bytes) = places(&spec.embedding_tensors());
     let (head, head_bytes) = places(&spec.head_tensors());
-    let (trunk, trunk_bytes): (Vec<_>, Vec<_>) = spec.layers.iter().map(|l| places(&l.tensors(HIDDEN).unwrap())).unzip();
-    let (expert, expert_layout) = expert_place();
+    let (trunk, trunk_bytes): (Vec<_>, Vec<_>) = spec.layers.iter().map(|l| places(&l.tensors(sizes.hidden).unwrap())).unzip();
+    let (expert, expert_layout) = expert_place(sizes);
     let layouts: Vec<Layout> =
         [embedding_bytes, head_bytes].into_iter().chain(trunk_bytes).map(Layout::whole).chain([expert_layout]).collect();
     let mut bundles = Vec::new();
-    for (layer, experts) in (0u32..).zip(EXPERTS) {
+    for (layer, experts) in (0u32..).zip(sizes.experts.iter().copied()) {
         bundles.push((BundleId::trunk(layer), 2 + layer));
         bundles.extend((0..experts).map(|e| (BundleId::expert(layer, e), layouts.len() as u32 - 1)));
     }
@@ -195,8 +212,8 @@ fn build() -> Vec<u8> {
         records.push(Record { id, offset: file.len() as u64, length: l.length(), layout, first_sum: 0, blake3 });
         file.extend(bytes);
     }
-    let index = Index::build(EXPERTS.len() as u32, records, layouts, sums, CHUNK).unwrap();
-    let experts = EXPERTS.map(|n| (n > 0).then(|| expert.clone())).to_vec();
+    let index = Index::build(sizes.experts.len() as u32, records, layouts, sums, CHUNK).unwrap();
+    let experts = sizes.experts.iter().map(|&n| (n > 0).then(|| expert.clone())).collect();
     let manifest = Manifest {
         writer: "test".into(),
         spec,

@@ -95,9 +95,9 @@ impl RoutedFfn {
         router::route(&self.router, experts, top_k, logits, &mut picks.chosen[..n * top_k]);
         picks.sort(experts, n * top_k, top_k);
         let mut work = Work { input, choice, gate, up, outputs, jobs };
-        let capacity = store.capacity().max(1);
-        for first in (0..picks.needed.len()).step_by(capacity) {
-            let group = first..(first + capacity).min(picks.needed.len());
+        let most = store.begin(n).max(1);
+        for first in (0..picks.needed.len()).step_by(most) {
+            let group = first..(first + most).min(picks.needed.len());
             store.hold(self.layer, &picks.needed[group.clone()])?;
             self.run_group(step, store, picks, group, &mut work)?;
         }

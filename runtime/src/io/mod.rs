@@ -19,6 +19,8 @@ pub use queue::{Done, Queue, ReadError};
 pub const PIECE_BYTES: usize = 1 << 20;
 /// Most pieces in flight.
 pub const DEPTH: usize = 32;
+/// Threads of the backends that read with threads. They sleep in the kernel, so this is the queue depth the drive sees, not a load on the CPU.
+pub const READERS: usize = 16;
 /// Offsets, lengths and addresses of all pieces are multiples of this; every pack is aligned to at least as much.
 pub const IO_ALIGNMENT: usize = 4096;
 

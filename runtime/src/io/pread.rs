@@ -7,10 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use super::{Completion, DEPTH, DiskIo, Piece};
+use super::{Completion, DEPTH, DiskIo, Piece, READERS};
 
-/// Reads at a time. They sleep in the kernel, so this is the queue depth the drive sees, not a load on the CPU.
-const THREADS: usize = 16;
 /// A worker calls one system call: the smallest stack that is safe everywhere.
 const STACK_BYTES: usize = 64 << 10;
 
@@ -56,8 +54,8 @@ impl PreadPool {
             state: Mutex::new(State { pieces: VecDeque::with_capacity(DEPTH), done: VecDeque::with_capacity(DEPTH), stop: false }),
             ..Shared::default()
         });
-        let mut pool = PreadPool { name, shared, workers: Vec::with_capacity(THREADS) };
-        for i in 0..THREADS {
+        let mut pool = PreadPool { name, shared, workers: Vec::with_capacity(READERS) };
+        for i in 0..READERS {
             let (file, shared) = (Arc::clone(&file), Arc::clone(&pool.shared));
             let builder = std::thread::Builder::new().name(format!("read-{i}")).stack_size(STACK_BYTES);
             match builder.spawn(move || work(&file, &shared, after)) {

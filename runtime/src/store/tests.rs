@@ -1,6 +1,6 @@
 use super::*;
 use crate::io::fake::Faults;
-use crate::testing::{EXPERTS, HIDDEN, INNER, Random, TinyPack, with_backends};
+use crate::testing::{EXPERTS, HIDDEN, INNER, Random, Sizes, TinyPack, with_backends};
 
 /// Rows of a matrix as its pieces give them.
 fn rows(m: &Matrix) -> Vec<u8> {
@@ -205,4 +205,73 @@ fn the_order_of_placement_never_shows() {
             assert!(store.stats().misses <= 16, "everything fits: each expert is read once");
         }
     }
+}
+
+#[test]
+fn prompts_get_a_part_of_the_window() {
+    let tiny = TinyPack::new();
+    let mut store = tiny.store(12, IoBackend::Buffered);
+    assert_eq!([1, 8, 9, 512].map(|rows| store.begin(rows)), [12, 12, 4, 4]);
+    assert_eq!(tiny.store(16, IoBackend::Buffered).begin(512), 16);
+    assert_eq!(tiny.store(2, IoBackend::Buffered).begin(512), 2);
+}
+
+/// Set for the copy of this test binary that runs under a limit: pack, limit and backend.
+const CHILD: &str = "FOREBAY_TEST_UNDER_LIMIT";
+
+#[test]
+fn the_limit_holds() {
+    let shared = std::env::var("FOREBAY_SHARED").unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared").into());
+    let wrapper = std::path::Path::new(&shared).join("bench/with-ram-limit.sh");
+    if !wrapper.is_file() || !rustix::process::geteuid().is_root() {
+        eprintln!("SKIP: the_limit_holds needs root and {}", wrapper.display());
+        return;
+    }
+    let tiny = TinyPack::of(&Sizes { hidden: 1024, inner: 1024, experts: &[25, 25], slice_rows: 256 });
+    const LIMIT: u64 = 112 << 20;
+    assert!(tiny.bytes.len() as u64 > LIMIT, "the pack is larger than the limit");
+    let path = tiny.path.clone();
+    for backend in crate::io::open::BACKENDS {
+        let run = std::process::Command::new(&wrapper)
+            .arg(LIMIT.to_string())
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "store::tests::child_under_the_limit", "--nocapture", "--test-threads=1"])
+            .env(CHILD, format!("{}|{LIMIT}|{}", path.display(), backend.name))
+            .output()
+            .unwrap();
+        let err = String::from_utf8_lossy(&run.stderr);
+        let Some(peak) = err.split("peak memory with page cache: ").nth(1) else {
+            eprintln!("SKIP: no control group can be made here: {err}");
+            return;
+        };
+        let peak: u64 = peak.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap();
+        eprintln!("{}: peak {} of {}", backend.name, peak >> 20, LIMIT >> 20);
+        assert!(run.status.success(), "{}: {err}", backend.name);
+        // Page cache that grew with what is read would fill the group to its limit before the kernel reclaims any.
+        assert!(peak < LIMIT - (8 << 20), "{}: peak {peak}: {err}", backend.name);
+    }
+}
+
+/// Reads more than the limit through a window that the budget sized. Does something only in the process that the test above starts.
+#[test]
+fn child_under_the_limit() {
+    let Ok(how) = std::env::var(CHILD) else { return };
+    let mut parts = how.split('|');
+    let (path, limit, backend) = (parts.next().unwrap(), parts.next().unwrap(), parts.next().unwrap());
+    let pack = Pack::open(std::path::Path::new(path)).unwrap();
+    let needs = crate::budget::Needs::default();
+    let plan = MemoryPlan::new(&pack.manifest, &pack.index, &pack.superblock, &needs, limit.parse().unwrap()).unwrap();
+    eprintln!("{}", plan.breakdown());
+    assert!(plan.slots < plan.experts && plan.slots >= plan.floor_slots);
+    let mut store = match Store::open(pack, &plan, IoBackend::from_name(backend).unwrap()) {
+        Err(e) if e.exit_code() == 6 => return eprintln!("SKIP: {e}"),
+        other => other.unwrap(),
+    };
+    let mut random = Random(3);
+    for _ in 0..100 {
+        for layer in [0, 1] {
+            store.hold(layer, &[random.below(25) as u32, random.below(25) as u32]).unwrap();
+        }
+    }
+    assert!(store.stats().bytes > plan.limit, "{:?}", store.stats());
 }

@@ -68,6 +68,11 @@ impl State {
         self.held.len()
     }
 
+    /// Experts of the model.
+    pub fn experts(&self) -> usize {
+        self.shape.keys()
+    }
+
     /// Slots that one layer and one layer ahead need.
     pub fn floor(&self) -> usize {
         (2 * self.shape.max_top_k() as usize).min(self.slots())
