@@ -86,7 +86,10 @@ impl Oracle {
         let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let file = File(SafeTensors::deserialize(&bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display())));
         let margin = file.floats("router_margin").and_then(|m| m.first().copied());
-        Oracle { prompts: [file.outcome(48, "logits_48"), file.outcome(200, "logits_200_last8")], router_margin: margin.unwrap_or(f32::INFINITY) }
+        Oracle {
+            prompts: [file.outcome(48, "logits_48"), file.outcome(200, "logits_200_last8")],
+            router_margin: margin.unwrap_or(f32::INFINITY),
+        }
     }
 }
 

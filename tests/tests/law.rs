@@ -149,7 +149,9 @@ fn the_limit_changes_no_bit() {
     let base = Placement { window: Window::All, threads: 2, io: IoBackend::Auto, chunk: 64, mode: ActivationMode::Int8 }.options();
     let open = |bytes| Engine::open(pack(), &Options { ram: RamLimit::Bytes(bytes), ..base.clone() });
     let floor = match open(1 << 20).map(|_| ()) {
-        Err(forebay::Error::Budget(text)) => (1..).map(|mib| mib << 20).find(|&bytes| open(bytes).is_ok()).filter(|b| text.contains(&format!("--ram {}M", b >> 20))),
+        Err(forebay::Error::Budget(text)) => {
+            (1..).map(|mib| mib << 20).find(|&bytes| open(bytes).is_ok()).filter(|b| text.contains(&format!("--ram {}M", b >> 20)))
+        }
         other => panic!("{other:?}"),
     };
     let floor = floor.expect("the refusal names the smallest limit that works");

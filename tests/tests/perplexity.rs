@@ -88,7 +88,11 @@ fn check(name: &str, activations: ActivationMode, key: &str, tolerance: f64) {
     let expected = trained.expected[key].as_f64().expect("an expected perplexity");
     let have = trained.perplexity(&shared);
     let off = have / expected - 1.0;
-    eprintln!("{name:26} {activations:?}: perplexity {have:.4}, expected {expected:.4} ({:+.4}%), {:.1} s", off * 100.0, start.elapsed().as_secs_f64());
+    eprintln!(
+        "{name:26} {activations:?}: perplexity {have:.4}, expected {expected:.4} ({:+.4}%), {:.1} s",
+        off * 100.0,
+        start.elapsed().as_secs_f64()
+    );
     assert!(off.abs() <= tolerance, "{name}: perplexity {have} is {:.3}% off {expected}", off * 100.0);
 }
 
