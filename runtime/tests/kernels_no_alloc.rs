@@ -30,6 +30,10 @@ static COUNTING: Counting = Counting;
 fn loading_and_multiplying_allocate_nothing() {
     let (rows, cols, n) = (64, 512, 5);
     let pool = Pool::new(3);
+    // A thread's first steps allocate what the standard library keeps for it: let all workers have worked and slept.
+    let nap = || std::thread::sleep(std::time::Duration::from_millis(20));
+    pool.run(12, &|_, _| nap());
+    nap();
     let x = vec![0.25; n * cols];
     let mut out = vec![0.0; n * rows];
     let mut some = vec![0.0; 2 * rows];
