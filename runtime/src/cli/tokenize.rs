@@ -39,7 +39,9 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         put_bos(&tokenizer, &mut ids);
     }
     if arguments.json {
-        let pieces: Vec<String> = ids.iter().map(|&id| tokenizer.decode(&[id], false)).collect();
+        // Together they are the text; bytes of a character come with its last token.
+        let mut stream = tokenizer.stream(false);
+        let pieces: Vec<String> = ids.iter().map(|&id| stream.push(id)).collect();
         answer_json(&json!({"tokens": ids, "pieces": pieces, "bos": tokenizer.bos()}))?;
     } else {
         let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
