@@ -94,10 +94,20 @@ impl Engine {
         model::check(&pack.manifest).map_err(|error| Error::Format { file: path.to_owned(), error })?;
         let context = context(&pack.manifest, options.context)?;
         let (chunk, plan) = plan(&pack, context, options)?;
+        Engine::with_plan(pack, plan, context, chunk, options)
+    }
+
+    /// As [`Engine::open`], with a plan of the caller's: one for this pack, context and prompt step (see [`needs`]), perhaps with fewer slots than memory
+    /// allows. `options.ram` is not looked at.
+    ///
+    /// # Errors
+    /// As for [`Engine::open`].
+    pub fn with_plan(pack: Pack, plan: MemoryPlan, context: u32, chunk: u32, options: &Options) -> Result<Engine> {
+        model::check(&pack.manifest).map_err(|error| Error::Format { file: pack.path.clone(), error })?;
         let mode = options.activations;
         let spec = pack.manifest.spec.clone();
         let session = Session::new(&spec, context as usize, mode);
-        let scratch = Scratch::new(&spec, &Sizes::new(&spec, chunk as usize), mode);
+        let scratch = Scratch::new(&spec, &Sizes::new(&spec, chunk.max(1) as usize), mode);
         let pool = Pool::new(options.threads.unwrap_or_else(default_threads));
         let store = Store::open(pack, &plan, options.io)?;
         let model = Model::load(&store)?;
@@ -110,7 +120,7 @@ impl Engine {
             pool,
             kernels: Kernels::detect(mode),
             context: context as usize,
-            chunk: chunk as usize,
+            chunk: chunk.max(1) as usize,
             cancel: Arc::clone(&options.cancel),
             router_sink: None,
         })

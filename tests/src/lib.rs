@@ -1,3 +1,8 @@
 //! Shared helpers of the test suite.
 
+pub mod numbers;
+pub mod oracle;
+pub mod packs;
+pub mod programs;
+pub mod shared;
 pub mod toy;

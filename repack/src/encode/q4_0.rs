@@ -4,7 +4,7 @@ use super::search::{symmetric_codes, symmetric_scale, to_half};
 
 /// Writes 32 values.
 pub(super) fn encode_block(values: &[f32; 32], block: &mut [u8; 18]) {
-    let (scale, d) = to_half(symmetric_scale(values, 8.0, 8, 0.15));
+    let (scale, d) = to_half(symmetric_scale(values, 8.0, 5, 0.25));
     let codes = symmetric_codes(values, d, 8.0);
     block[..2].copy_from_slice(&scale);
     for i in 0..16 {

@@ -31,13 +31,13 @@ pub(super) fn total(lanes: [f32; LANES]) -> f32 {
     ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
 }
 
-/// Sum of `f(x, w)`.
+/// Sum of `f(x)`.
 #[inline(always)]
-pub(super) fn sum2<const N: usize>(x: &[f32; N], w: &[f32; N], f: impl Fn(f32, f32) -> f32) -> f32 {
+pub(super) fn sum<const N: usize>(x: &[f32; N], f: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0; LANES];
-    for (x, w) in x.as_chunks::<LANES>().0.iter().zip(w.as_chunks::<LANES>().0) {
+    for x in x.as_chunks::<LANES>().0 {
         for i in 0..LANES {
-            lanes[i] += f(x[i], w[i]);
+            lanes[i] += f(x[i]);
         }
     }
     total(lanes)

@@ -7,6 +7,14 @@ use forebay_format::QuantType;
 
 /// Rows are padded with zeros to a multiple of this, so that the float kernels have no tail.
 pub(super) const PAD: usize = 32;
+/// Values between the starts of rows: padded, and not a multiple of 4 KiB, or the rows of a group would compete for the same few places
+/// in the first-level cache.
+fn stride(cols: usize) -> usize {
+    let padded = cols.next_multiple_of(PAD);
+    if padded.is_multiple_of(1024) { padded + SKEW } else { padded }
+}
+/// What [`stride`] adds at most.
+const SKEW: usize = 256;
 /// From this many rows on, loading is shared among the threads.
 const SHARE: usize = 4;
 
@@ -46,14 +54,14 @@ impl Activations {
             ActivationMode::F32 => [None, None],
             ActivationMode::Int8 => Form::ALL.map(|form| Some(Quantised::new(form, max_rows, max_cols))),
         };
-        let values = vec![0.0; max_rows * max_cols.next_multiple_of(PAD)];
+        let values = vec![0.0; max_rows * (max_cols.next_multiple_of(PAD) + SKEW)];
         Activations { values, forms, max_rows, max_cols, rows: 0, cols: 0 }
     }
 
     /// Bytes that [`Activations::new`] allocates.
     pub fn bytes(max_rows: usize, max_cols: usize, mode: ActivationMode) -> u64 {
         let (rows, cols) = (max_rows as u64, max_cols as u64);
-        let floats = rows * cols.next_multiple_of(PAD as u64) * 4;
+        let floats = rows * (cols.next_multiple_of(PAD as u64) + SKEW as u64) * 4;
         let form = |f: Form| rows * (cols + 4 * cols.div_ceil(f.block() as u64) + 2 * cols.div_ceil(f.group() as u64));
         match mode {
             ActivationMode::F32 => floats,
@@ -69,8 +77,7 @@ impl Activations {
         assert!(n <= self.max_rows && cols <= self.max_cols, "{n} x {cols} values in room for {} x {}", self.max_rows, self.max_cols);
         assert_eq!(rows.len(), n * cols, "{n} rows of {cols} values");
         (self.rows, self.cols) = (n, cols);
-        let padded = cols.next_multiple_of(PAD);
-        for (to, from) in self.values.chunks_exact_mut(padded.max(1)).zip(rows.chunks_exact(cols.max(1))) {
+        for (to, from) in self.values.chunks_exact_mut(stride(cols).max(1)).zip(rows.chunks_exact(cols.max(1))) {
             to[..cols].copy_from_slice(from);
             to[cols..].fill(0.0);
         }
@@ -102,8 +109,8 @@ impl Activations {
     /// Row `i` with the zeros behind it.
     pub(super) fn padded_row(&self, i: usize) -> &[f32] {
         assert!(i < self.rows, "activation row {i} of {}", self.rows);
-        let padded = self.cols.next_multiple_of(PAD);
-        &self.values[i * padded..(i + 1) * padded]
+        let start = i * stride(self.cols);
+        &self.values[start..start + self.cols.next_multiple_of(PAD)]
     }
 
     /// What is really allocated; [`Activations::bytes`] is tested against it.

@@ -144,8 +144,13 @@ impl Kernels {
             (Some(form), Some(dots)) => integer_rows(job, form, dots, row_bytes, rows),
             _ => {
                 for first in rows.clone().step_by(ROWS) {
+                    let block = first..(first + ROWS).min(rows.end);
+                    if job.n == 1 {
+                        float_tile::<1>(job, self.ops, ops, row_bytes, block, 0..1);
+                        continue;
+                    }
                     for i in (0..job.n).step_by(GROUP) {
-                        float_tile(job, self.ops, ops, row_bytes, first..(first + ROWS).min(rows.end), i..(i + GROUP).min(job.n));
+                        float_tile::<GROUP>(job, self.ops, ops, row_bytes, block.clone(), i..(i + GROUP).min(job.n));
                     }
                 }
             }
@@ -191,10 +196,17 @@ fn integer_rows(job: &Shared<'_>, form: Form, dots: &Dots, row_bytes: usize, row
     }
 }
 
-/// The float path for at most [`ROWS`] weight rows and [`GROUP`] activation rows.
-fn float_tile(job: &Shared<'_>, ops: &Ops, of: &TypeOps, row_bytes: usize, rows: std::ops::Range<usize>, group: std::ops::Range<usize>) {
+/// The float path for at most [`ROWS`] weight rows and `G` activation rows.
+fn float_tile<const G: usize>(
+    job: &Shared<'_>,
+    ops: &Ops,
+    of: &TypeOps,
+    row_bytes: usize,
+    rows: std::ops::Range<usize>,
+    group: std::ops::Range<usize>,
+) {
     let (block_len, block_bytes) = (job.w.qtype.block_len(), job.w.qtype.block_bytes());
-    let mut sums = [[Sums::ZERO; GROUP]; ROWS];
+    let mut sums = [[Sums::ZERO; G]; ROWS];
     let mut strip = Strip([0.0; STRIP]);
     for at in (0..job.w.cols).step_by(STRIP) {
         let len = STRIP.min(job.w.cols - at);

@@ -16,6 +16,12 @@ pub(super) const TOGETHER: usize = 4;
 /// The machine runs the kernel set; each activation row has as many values as the weight row.
 pub(super) type Dot<const N: usize> = unsafe fn(&[u8], &[QRow<'_>; N], &mut [f32; N]);
 
+/// Activations to their 8-bit form: values, scales, sums (see [`blocks::quantise`]).
+///
+/// # Safety
+/// The machine runs the kernel set; the lengths follow from the form and the number of values.
+pub(super) type Quantise = unsafe fn(Form, &[f32], &mut [i8], &mut [f32], &mut [i16]);
+
 /// The kernels of one quant type.
 pub(super) struct TypeOps {
     /// Decodes whole blocks, as many as the second slice has room for.
@@ -33,8 +39,8 @@ pub(super) struct Ops {
     pub name: &'static str,
     /// The kernels of a quant type.
     pub of: fn(QuantType) -> &'static TypeOps,
-    /// See [`blocks::quantise`].
-    pub quantise: unsafe fn(Form, &[f32], &mut [i8], &mut [f32], &mut [i16]),
+    /// See [`Quantise`].
+    pub quantise: Quantise,
     /// See [`strip::add`].
     pub add: unsafe fn(&[f32], &[f32], &mut Sums),
     /// See [`strip::add2`].

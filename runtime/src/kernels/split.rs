@@ -37,6 +37,8 @@ impl<'a, T> Pieces<'a, T> {
     }
 }
 
+// The closures' types are their documentation; aliases would hide who gets what.
+#[allow(clippy::type_complexity)]
 impl Pool {
     /// Calls `task(i, piece, worker)` for each piece of `len` values of `data` (the last may be shorter), on all threads.
     pub fn split<T: Send>(&self, data: &mut [T], len: usize, task: &(dyn Fn(usize, &mut [T], usize) + Sync)) {

@@ -34,6 +34,12 @@ pub mod avx2 {
         let scales = super::scales(block);
         // SAFETY: eight values.
         let scales = unsafe { _mm_loadu_si128(scales.as_ptr().cast()) };
-        Large { q, scale: _mm256_broadcastsi128_si256(scales), min: _mm256_setzero_si256(), d: x86::half(block, 0), dmin: 0.0 }
+        Large {
+            q,
+            scale: _mm256_broadcastsi128_si256(scales),
+            min: _mm256_setzero_si256(),
+            d: x86::half(block, 0),
+            dmin: _mm256_setzero_ps(),
+        }
     }
 }

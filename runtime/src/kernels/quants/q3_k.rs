@@ -54,7 +54,7 @@ pub mod avx2 {
             scale: x86::even_odd(scales),
             min: _mm256_slli_epi16::<2>(_mm256_cvtepi8_epi16(scales)),
             d: x86::half(block, 108),
-            dmin: 0.0,
+            dmin: _mm256_setzero_ps(),
         }
     }
 }

@@ -17,6 +17,6 @@ pub mod avx2 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     fn unpack(block: &[u8; 18]) -> Small {
-        Small { q: _mm256_sub_epi8(x86::nibbles(block, 2), _mm256_set1_epi8(8)), d: x86::half(block, 0), m: 0.0 }
+        Small { q: _mm256_sub_epi8(x86::nibbles(block, 2), _mm256_set1_epi8(8)), d: x86::half(block, 0), m: _mm256_setzero_ps() }
     }
 }

@@ -17,6 +17,6 @@ pub mod avx2 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     fn unpack(block: &[u8; 34]) -> Small {
-        Small { q: x86::load(block, 2), d: x86::half(block, 0), m: 0.0 }
+        Small { q: x86::load(block, 2), d: x86::half(block, 0), m: _mm256_setzero_ps() }
     }
 }

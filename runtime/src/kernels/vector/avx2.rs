@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 /// The half-precision number `x`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(in crate::kernels) fn half(x: u16) -> f32 {
+fn half(x: u16) -> f32 {
     _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(x))))
 }
 
