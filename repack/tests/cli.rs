@@ -153,3 +153,18 @@ fn a_long_conversion_resumes_from_its_journal_and_stops_on_sigint() {
     }
     assert!(std::fs::read(&out).unwrap() == whole);
 }
+
+#[test]
+fn the_same_bytes_whatever_the_number_of_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let packs: Vec<Vec<u8>> = ["1", "2", "5"]
+        .iter()
+        .map(|threads| {
+            let out = dir.path().join(threads);
+            let status = binary().args(["convert", &demo(), "-o"]).arg(&out).env("RAYON_NUM_THREADS", threads).output().unwrap().status;
+            assert!(status.success());
+            std::fs::read(out).unwrap()
+        })
+        .collect();
+    assert!(packs[0] == packs[1] && packs[1] == packs[2]);
+}

@@ -96,7 +96,8 @@ fn the_source_is_never_written_to() {
     let before = std::fs::read(&source).unwrap();
     std::os::unix::fs::symlink("weights.bin", dir.path().join("alias.fby")).unwrap();
     std::os::unix::fs::symlink("weights.bin", dir.path().join("sneaky.fby.partial")).unwrap();
-    for name in ["weights.bin", "alias.fby", "sneaky.fby"] {
+    std::fs::write(dir.path().join("config.json"), "{}").unwrap();
+    for name in ["weights.bin", "alias.fby", "sneaky.fby", "config.json"] {
         let force = write::Options { force: true, ..options(1) };
         let error = write::convert(&checkpoint, &plan, &dir.path().join(name), &force).unwrap_err();
         assert!(matches!(&error, Error::Usage(text) if text.contains("source")), "{name}: {error}");
@@ -117,4 +118,26 @@ fn a_source_that_changed_is_an_error() {
     let error = write::convert(&checkpoint, &plan, &out, &options(1)).unwrap_err();
     assert!(matches!(error, Error::SourceChanged { .. }), "{error}");
     assert!(!out.exists());
+}
+
+#[test]
+fn a_value_that_is_not_finite_is_named() {
+    for (quantize, value) in
+        [(Quantize::Keep, f32::NAN), (Quantize::To(QuantType::Q8_0), f32::INFINITY), (Quantize::To(QuantType::F16), 1e6)]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut checkpoint, binding) = toy(dir.path(), SMALL);
+        let tensor = checkpoint.tensor("l.0.down").unwrap();
+        let source = dir.path().join("weights.bin");
+        let mut bytes = std::fs::read(&source).unwrap();
+        let at = tensor.range.start as usize + 37 * SMALL.inner as usize * 4 + 12;
+        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        std::fs::write(&source, &bytes).unwrap();
+        checkpoint.files[0].fingerprint = write::fill::fingerprint(&std::fs::metadata(&source).unwrap());
+        let plan = Plan::new(&checkpoint, &binding, quantize).unwrap();
+        let out = dir.path().join("toy.fby");
+        let error = write::convert(&checkpoint, &plan, &out, &options(2)).unwrap_err().to_string();
+        assert!(error.contains("l.0.down") && error.contains("row 37"), "{error}");
+        assert!(!out.exists() && !dir.path().join("toy.fby.partial").exists());
+    }
 }

@@ -186,7 +186,7 @@ impl Job<'_> {
         if claims.is_empty() {
             self.partial.file.set_len(0).map_err(|e| self.io("emptying the unfinished pack", e))?;
         }
-        self.partial.reserve(&self.paths, need)?;
+        self.partial.reserve(&self.paths, self.plan.payload_end, need)?;
         let (mut ledger, claims) = self.recheck(claims)?;
         let resumed = claims.last().map_or(0, |c| c.pieces as usize);
         let mut journal = Journal::start(&self.paths.journal, &self.id, &claims, self.options.media).map_err(|error| Error::Io {

@@ -40,14 +40,17 @@ impl Paths {
         Ok(Paths { out: out.to_owned(), partial: with(".partial"), journal: with(".journal"), dir })
     }
 
-    /// Refuses to write over the source, by any name that leads to it.
+    /// Refuses to write over a file of the source, by any name that leads to it.
     pub fn refuse_source(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let folder = if checkpoint.path.is_dir() { Some(checkpoint.path.as_path()) } else { checkpoint.path.parent() };
+        let small = checkpoint.small_files.iter().filter_map(|(name, _)| folder.map(|f| f.join(name)));
+        let sources: Vec<_> = checkpoint.files.iter().map(|f| f.path.clone()).chain(small).collect();
+        let identity = |path: &PathBuf| std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
         for path in [&self.out, &self.partial, &self.journal] {
-            let Ok(m) = std::fs::metadata(path) else { continue };
-            let same = |f: &&crate::source::WeightFile| (f.fingerprint.dev, f.fingerprint.ino) == (m.dev(), m.ino());
-            if let Some(f) = checkpoint.files.iter().find(same) {
-                let (path, name) = (path.display(), f.path.display());
-                return Err(Error::Usage(format!("{path} is the source file {name}; a conversion never writes to its source")));
+            let Some(target) = identity(path) else { continue };
+            if let Some(source) = sources.iter().find(|s| identity(s) == Some(target)) {
+                let (path, source) = (path.display(), source.display());
+                return Err(Error::Usage(format!("{path} is the source file {source}; a conversion never writes to its source")));
             }
         }
         Ok(())
@@ -86,19 +89,17 @@ impl Partial {
         }
     }
 
-    /// Sets room aside, so that a full disk shows now and not in an hour.
-    pub fn reserve(&self, paths: &Paths, bytes: u64) -> Result<()> {
-        let m = self.file.metadata().map_err(|error| Error::Io {
-            path: paths.partial.clone(),
-            what: "looking at the unfinished pack",
-            error,
-        })?;
+    /// Sets room aside for `payload` bytes, so that a full disk shows now and not in an hour. The whole file takes at most `bound`.
+    pub fn reserve(&self, paths: &Paths, payload: u64, bound: u64) -> Result<()> {
+        let metadata = self.file.metadata();
+        let m = metadata.map_err(|error| Error::Io { path: paths.partial.clone(), what: "looking at the unfinished pack", error })?;
         let have = free_bytes(&paths.dir)?.saturating_add(m.blocks().saturating_mul(512));
-        if have < bytes {
-            return Err(Error::NoSpace { dir: paths.dir.clone(), need: bytes, have });
+        let full = Error::NoSpace { dir: paths.dir.clone(), need: bound, have };
+        if have < bound {
+            return Err(full);
         }
-        match fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, bytes) {
-            Err(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => Err(Error::NoSpace { dir: paths.dir.clone(), need: bytes, have }),
+        match fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, payload) {
+            Err(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => Err(full),
             // Best effort: some file systems cannot, and the writes themselves will tell.
             _ => Ok(()),
         }
