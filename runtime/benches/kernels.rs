@@ -56,13 +56,12 @@ fn main() {
             }
             for k in [KernelSet::Scalar, KernelSet::Avx2, KernelSet::Neon].into_iter().filter_map(|s| Kernels::with_set(s, mode)) {
                 let cache = small.len() as f64 / measure(&k, &one, t, &small, small_rows, 1) / 1e9;
-                let memory = if k.set() == KernelSet::Scalar {
-                    f64::NAN
-                } else {
-                    large.len() as f64 / measure(&k, &all, t, &large, large_rows, 1) / 1e9
+                let memory = match k.set() {
+                    KernelSet::Scalar => "-".to_string(), // far from the limit of the memory
+                    _ => format!("{:.1}", large.len() as f64 / measure(&k, &all, t, &large, large_rows, 1) / 1e9),
                 };
                 let many = (64 * small_rows * COLS) as f64 / measure(&k, &all, t, &small, small_rows, 64) / 1e9;
-                println!("| {} | {mode:?} | {} | {cache:.1} | {memory:.1} | {many:.1} |", t.name(), k.name());
+                println!("| {} | {mode:?} | {} | {cache:.1} | {memory} | {many:.1} |", t.name(), k.name());
             }
         }
     }
