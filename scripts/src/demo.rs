@@ -19,12 +19,11 @@ pub fn run() -> Result<()> {
     shell::run(command(&forebay, &["run", &pack, PROMPT, "--raw", "-n", "48", "--temp", "0", "-c", "256", "--ram", &limit]))
 }
 
-/// A limit under which about half of the experts find a place: asked of the program itself, which prints the smallest limit that
-/// works and what each part needs.
+/// A limit under which about half of the experts find a place: the smallest one that works, which the program itself reports, and half
+/// of the window on top.
 fn limit_for_half_the_experts(forebay: &std::path::Path, pack: &str) -> Result<String> {
     let all = output(command(forebay, &["run", pack, PROMPT, "--raw", "-n", "1", "--temp", "0", "-c", "256", "--ram", "1G", "--json"]))?;
     let report: Value = serde_json::from_str(&all).context("forebay run --json did not print one JSON object")?;
     let bytes = |key: &str| report["memory"][key].as_u64().with_context(|| format!("the report has no memory.{key}"));
-    let (needed, slots, slot) = (bytes("planned")?, bytes("slots")?, bytes("slot_bytes")?);
-    Ok((needed - slots / 2 * slot).to_string())
+    Ok((bytes("floor")? + bytes("experts")? / 2 * bytes("slot_bytes")?).to_string())
 }
