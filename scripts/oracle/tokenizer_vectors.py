@@ -2,11 +2,12 @@
 """Token ids by the Python `tokenizers` package, for runtime/tests/fixtures/tokenizer-vectors.json.
 
     pip install tokenizers==0.23.2
-    python scripts/oracle/tokenizer_vectors.py TOKENIZER_JSON [...] > runtime/tests/fixtures/tokenizer-vectors.json
+    python scripts/oracle/tokenizer_vectors.py NAME=TOKENIZER_JSON [...] > runtime/tests/fixtures/tokenizer-vectors.json
 
 The package uses another regular expression engine (Oniguruma) than our build of the crate does, so equality here says
 something about the splitting rules too. Each document is used twice: as it is, and without its normalizer, which is what
-the translation of a GGUF vocabulary has.
+the translation of a GGUF vocabulary has. The fixture holds `small` (the 512-token vocabulary beside it) and `trained` (the
+one that the bundled model and models/q35-moe-45m share).
 """
 import json
 import sys
@@ -59,8 +60,8 @@ TEXTS = [
 
 def main():
     out = []
-    for path in sys.argv[1:]:
-        name = "/".join(path.split("/")[-2:])
+    for argument in sys.argv[1:]:
+        name, path = argument.split("=", 1)
         with open(path, encoding="utf-8") as file:
             document = json.load(file)
         out.append({"tokenizer": name, "normalizer": True, "cases": cases(document)})

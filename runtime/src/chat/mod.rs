@@ -1,7 +1,8 @@
 //! Conversations to prompts by the model's own template.
 //!
-//! A template is code from an untrusted file. [`render`] bounds its size, instructions and recursion; only a process of its
-//! own can bound its memory and time ([`sandbox`]), so that is what the command line uses.
+//! A template is code from an untrusted file. [`render`] bounds its size, its recursion and its *fuel*: instructions and
+//! bytes of strings, as minijinja counts them from 3.1 on. What it does not count (lists that double) only a process of its
+//! own can bound, in memory and time: [`sandbox`], which is what the command line uses.
 
 mod dumps;
 mod prompt;
@@ -22,15 +23,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub const MAX_TEMPLATE_BYTES: usize = 1 << 20;
 /// Largest rendered prompt, in bytes.
 pub const MAX_OUTPUT_BYTES: usize = 64 << 20;
-/// Instructions a template may execute; a conversation of 10 000 messages takes about a million.
-const FUEL: u64 = 10_000_000;
+/// Fuel of a rendering: 1 for an instruction or for 64 bytes of a string. A conversation of 5000 messages or of 4 MB takes
+/// about a tenth of it.
+const FUEL: u64 = 4_000_000;
 /// Nested macro calls and includes.
 const MAX_RECURSION: usize = 200;
 
 /// Renders a template with `variables` (`messages`, `tools`, `add_generation_prompt`, `bos_token`, ...), as
 /// `transformers` does: blocks trimmed, no escaping, `tojson` as Python's `json.dumps`, `raise_exception`, `strftime_now`.
 ///
-/// Memory is not bounded here, see [`sandbox::render`].
+/// Memory is not wholly bounded here, see [`sandbox::render`].
 ///
 /// # Errors
 /// [`Error::Text`] with the template's line.
@@ -102,7 +104,7 @@ fn without_generation_tags(template: &str) -> Cow<'_, str> {
 fn failed(error: &minijinja::Error) -> Error {
     let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
     let text = match error.kind() {
-        ErrorKind::OutOfFuel => "it executes too many instructions".to_string(),
+        ErrorKind::OutOfFuel => "it needs too many instructions or too much text".to_string(),
         _ => error.detail().map_or_else(|| error.kind().to_string(), String::from),
     };
     Error::Text(format!("chat template: {text}{line}"))

@@ -1,7 +1,7 @@
 //! Rendering in a process of its own, where memory and time have limits.
 //!
-//! A template can double a string forty times in a few instructions, so counting instructions bounds neither. The child
-//! is this same program, started with [`ARGUMENT`]; it reads a [`Request`] from standard input.
+//! A template can double a list forty times in a few instructions, so counting those bounds neither. The child is this same
+//! program, started with [`ARGUMENT`]; it reads a request from standard input.
 
 use super::{MAX_OUTPUT_BYTES, render as render_here};
 use crate::error::{Error, Result};

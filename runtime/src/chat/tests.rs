@@ -99,6 +99,7 @@ fn hostile_templates_are_errors() {
         let started = std::time::Instant::now();
         let error = plain(&template).expect_err(name);
         assert!(error.starts_with("chat template: ") && error.contains(expected), "{name}: {error}");
-        assert!(started.elapsed().as_secs() < 10, "{name} took {:?}", started.elapsed());
+        // A minute, not a second: the machine may be busy with other tests.
+        assert!(started.elapsed().as_secs() < 60, "{name} took {:?}", started.elapsed());
     }
 }
