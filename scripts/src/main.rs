@@ -6,6 +6,7 @@ mod shell;
 mod test;
 
 use anyhow::{Result, bail};
+use std::process::ExitCode;
 
 const USAGE: &str = "cargo x COMMAND
 
@@ -15,7 +16,17 @@ const USAGE: &str = "cargo x COMMAND
                        decode speed of forebay and of llama.cpp on the same file under the same memory limit (needs root)
 ";
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cargo x: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (command, rest) = arguments.split_first().map(|(c, r)| (c.as_str(), r)).unwrap_or(("", &[]));
     match command {

@@ -166,19 +166,42 @@ fn safetensors(tensors: &[Spec]) -> Vec<u8> {
 }
 
 /// A GGUF value of a key-value pair.
-enum Value {
+pub enum Value {
+    /// u32.
     U32(u32),
+    /// f32.
     F32(f32),
+    /// bool.
+    Bool(bool),
+    /// String.
     Text(String),
+    /// Array of strings.
     Texts(Vec<String>),
+    /// Array of i32.
     Ints(Vec<i32>),
+    /// Array of f32.
+    Floats(Vec<f32>),
 }
 
 /// Writes a GGUF v3 file of a dense model: one layer, Q8_0 matrices, F32 norms, a byte-level vocabulary.
 pub fn write_dense_gguf(path: &Path) -> io::Result<()> {
     let text = |s: &str| Value::Text(s.into());
     let kinds = (0..VOCAB).map(|i| if i < VOCAB - SPECIALS.len() { 1 } else { 3 }).collect();
-    let pairs = [
+    let vocabulary = [
+        ("tokenizer.ggml.model", text("gpt2")),
+        ("tokenizer.ggml.pre", text("gpt-2")),
+        ("tokenizer.ggml.tokens", Value::Texts(tokens())),
+        ("tokenizer.ggml.token_type", Value::Ints(kinds)),
+        ("tokenizer.ggml.merges", Value::Texts(MERGES.iter().map(|(a, b)| format!("{a} {b}")).collect())),
+        ("tokenizer.ggml.eos_token_id", Value::U32(263)),
+    ];
+    write_dense_gguf_with(path, VOCAB, vocabulary.map(|(key, value)| (key.to_string(), value)))
+}
+
+/// The same model around another vocabulary of `vocab` tokens.
+pub fn write_dense_gguf_with(path: &Path, vocab: usize, vocabulary: impl IntoIterator<Item = (String, Value)>) -> io::Result<()> {
+    let text = |s: &str| Value::Text(s.into());
+    let model = [
         ("general.architecture", text("llama")),
         ("general.name", text("toy")),
         ("llama.block_count", Value::U32(1)),
@@ -189,18 +212,13 @@ pub fn write_dense_gguf(path: &Path) -> io::Result<()> {
         ("llama.attention.head_count_kv", Value::U32(1)),
         ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
         ("llama.rope.freq_base", Value::F32(10000.0)),
-        ("tokenizer.ggml.model", text("gpt2")),
-        ("tokenizer.ggml.pre", text("gpt-2")),
-        ("tokenizer.ggml.tokens", Value::Texts(tokens())),
-        ("tokenizer.ggml.token_type", Value::Ints(kinds)),
-        ("tokenizer.ggml.merges", Value::Texts(MERGES.iter().map(|(a, b)| format!("{a} {b}")).collect())),
-        ("tokenizer.ggml.eos_token_id", Value::U32(263)),
     ];
+    let pairs: Vec<(String, Value)> = model.into_iter().map(|(key, value)| (key.to_string(), value)).chain(vocabulary).collect();
     let (h, kv, inner) = (HIDDEN, 16, 64);
     let tensors: [(&str, usize, usize); 12] = [
-        ("token_embd.weight", VOCAB, h),
+        ("token_embd.weight", vocab, h),
         ("output_norm.weight", 0, h),
-        ("output.weight", VOCAB, h),
+        ("output.weight", vocab, h),
         ("blk.0.attn_norm.weight", 0, h),
         ("blk.0.attn_q.weight", h, h),
         ("blk.0.attn_k.weight", kv, h),
@@ -271,6 +289,10 @@ fn put_value(file: &mut Vec<u8>, value: &Value) {
             code(6);
             code(v.to_bits());
         }
+        Value::Bool(v) => {
+            code(7);
+            file.push(u8::from(*v));
+        }
         Value::Text(v) => {
             code(8);
             put_text(file, v);
@@ -286,6 +308,12 @@ fn put_value(file: &mut Vec<u8>, value: &Value) {
             code(5);
             file.extend_from_slice(&(v.len() as u64).to_le_bytes());
             v.iter().for_each(|i| file.extend_from_slice(&i.to_le_bytes()));
+        }
+        Value::Floats(v) => {
+            code(9);
+            code(6);
+            file.extend_from_slice(&(v.len() as u64).to_le_bytes());
+            v.iter().for_each(|f| file.extend_from_slice(&f.to_le_bytes()));
         }
     }
 }
