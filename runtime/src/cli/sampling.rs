@@ -13,13 +13,13 @@ pub(super) struct Flags {
     /// Sampling temperature; 0 takes the likeliest token [default: the pack's, or 0.8]
     #[arg(long, value_name = "T", value_parser = temperature)]
     temp: Option<f32>,
-    /// Only the K likeliest tokens; 0 for all [default: the pack's]
+    /// Only the K likeliest tokens; 0 for all [default: the pack's, or 40]
     #[arg(long, value_name = "K")]
     top_k: Option<u32>,
-    /// Only the likeliest tokens that reach probability P together [default: the pack's]
+    /// Only the likeliest tokens that reach probability P together [default: the pack's, or 0.95]
     #[arg(long, value_name = "P", value_parser = probability)]
     top_p: Option<f32>,
-    /// Only tokens at least P times as likely as the likeliest [default: the pack's]
+    /// Only tokens at least P times as likely as the likeliest [default: the pack's, or 0.05]
     #[arg(long, value_name = "P", value_parser = probability)]
     min_p: Option<f32>,
     /// Seed of the random numbers [default: another one each time]
