@@ -25,7 +25,7 @@ fn shared(name: &str) -> Option<String> {
     let root = std::env::var_os("FOREBAY_SHARED").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
     let path = root.join(name);
     if !path.exists() {
-        eprintln!("SKIP: {} is not there", path.display());
+        drop(std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("SKIP: {} is not there\n", path.display())));
         return None;
     }
     Some(path.to_str().unwrap().to_owned())

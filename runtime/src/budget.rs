@@ -204,7 +204,7 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/models/q35-moe-45m/tokenizer.json");
         let shared = std::env::var("FOREBAY_SHARED").map(|s| s + "/models/q35-moe-45m/tokenizer.json");
         let Ok(json) = std::fs::read_to_string(shared.as_deref().unwrap_or(path)) else {
-            eprintln!("SKIP: no {path}");
+            drop(std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("SKIP: no {path}\n")));
             return;
         };
         let estimate = tokenizer_bytes(&json) as f64;

@@ -271,7 +271,10 @@ pub(crate) fn with_backends(mut check: impl FnMut(IoBackend)) {
     for backend in crate::io::open::BACKENDS {
         match crate::io::open(&pack.path, &file, backend.id) {
             Ok(_) => check(backend.id),
-            Err(e) => eprintln!("SKIP: backend {} does not start here: {e}", backend.name),
+            Err(e) => drop(std::io::Write::write_fmt(
+                &mut std::io::stderr(),
+                format_args!("SKIP: backend {} does not start here: {e}\n", backend.name),
+            )),
         }
     }
 }

@@ -13,11 +13,14 @@ fn can_limit() -> bool {
     match probe {
         Ok(o) if o.status.success() => true,
         Ok(o) => {
-            eprintln!("SKIP: no control group can be made here (root is needed): {}", String::from_utf8_lossy(&o.stderr).trim());
+            drop(std::io::Write::write_fmt(
+                &mut std::io::stderr(),
+                format_args!("SKIP: no control group can be made here (root is needed): {}\n", String::from_utf8_lossy(&o.stderr).trim()),
+            ));
             false
         }
         Err(e) => {
-            eprintln!("SKIP: bash cannot be started: {e}");
+            drop(std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("SKIP: bash cannot be started: {e}\n")));
             false
         }
     }
@@ -37,7 +40,7 @@ fn limited(limit: u64, arguments: &[&str]) -> (Option<i32>, String, u64) {
 #[test]
 fn the_limit_holds_with_page_cache_counted() {
     if !Path::new("/sys/fs/cgroup").exists() || !can_limit() {
-        eprintln!("SKIP: the limit was not tested");
+        drop(std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("SKIP: the limit was not tested\n")));
         return;
     }
     let dir = tempfile::tempdir().expect("temporary directory");

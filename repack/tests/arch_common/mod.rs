@@ -12,7 +12,7 @@ pub fn shared(part: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    eprintln!("SKIP: {} does not exist", path.display());
+    drop(std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("SKIP: {} does not exist\n", path.display())));
     None
 }
 

@@ -173,7 +173,10 @@ mod tests {
                 let mut opened = match open(file.path(), &pack, backend.id) {
                     Ok(opened) => opened,
                     Err(e) => {
-                        eprintln!("SKIP: backend {} does not start here: {e}", backend.name);
+                        drop(std::io::Write::write_fmt(
+                            &mut std::io::stderr(),
+                            format_args!("SKIP: backend {} does not start here: {e}\n", backend.name),
+                        ));
                         continue;
                     }
                 };
@@ -209,7 +212,10 @@ mod tests {
         let pack = Arc::new(File::open(file.path()).unwrap());
         for backend in BACKENDS {
             let Ok(mut opened) = open(file.path(), &pack, backend.id) else {
-                eprintln!("SKIP: backend {} does not start here", backend.name);
+                drop(std::io::Write::write_fmt(
+                    &mut std::io::stderr(),
+                    format_args!("SKIP: backend {} does not start here\n", backend.name),
+                ));
                 continue;
             };
             let mut arena = Arena::new([40 * PIECE_BYTES]).unwrap();

@@ -11,7 +11,7 @@ fn shared(name: &str) -> Option<PathBuf> {
     let root = root.unwrap_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared")));
     let path = root.join(name);
     if !path.exists() {
-        eprintln!("SKIP: {} is absent", path.display());
+        drop(std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("SKIP: {} is absent\n", path.display())));
         return None;
     }
     Some(path)
