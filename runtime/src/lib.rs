@@ -1,5 +1,6 @@
 //! Pack to tokens: budget -> trunk and window -> forward -> logits -> text.
 
+pub mod bench;
 pub mod budget;
 pub mod chat;
 pub mod cli;

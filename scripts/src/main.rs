@@ -1,5 +1,8 @@
-//! `cargo x COMMAND`: the project's own commands. `demo` shows the product, `test` is everything CI runs, `compare` repeats the README's numbers.
+//! `cargo x COMMAND`: the project's own commands. `demo` shows the product, `test` is everything CI runs, `compare` repeats the README's numbers, `cache-sim`
+//! compares cache policies.
 
+#[cfg(feature = "cache-sim")]
+mod cache_sim;
 mod compare;
 mod demo;
 mod shell;
@@ -14,6 +17,7 @@ const USAGE: &str = "cargo x COMMAND
   test                 everything CI runs: formatting, clippy, all tests
   compare GGUF --llama-bench PATH [--limit 8G] [--tokens 48] [--runs 3]
                        decode speed of forebay and of llama.cpp on the same file under the same memory limit (needs root)
+  cache-sim TRACE...   hit rates of cache policies on traces that `forebay bench --trace` wrote
 ";
 
 fn main() -> ExitCode {
@@ -33,10 +37,27 @@ fn run() -> Result<()> {
         "demo" if rest.is_empty() => demo::run(),
         "test" if rest.is_empty() => test::run(),
         "compare" => compare::run(rest),
+        "cache-sim" => cache_sim(rest),
         "" | "help" | "-h" | "--help" => {
             print!("{USAGE}");
             Ok(())
         }
         other => bail!("unknown command or arguments: {other} {}\n\n{USAGE}", rest.join(" ")),
     }
+}
+
+#[cfg(feature = "cache-sim")]
+fn cache_sim(arguments: &[String]) -> Result<()> {
+    cache_sim::run(arguments)
+}
+
+/// The simulator needs the runtime, which the other commands do not wait for: build it in and start again.
+#[cfg(not(feature = "cache-sim"))]
+fn cache_sim(arguments: &[String]) -> Result<()> {
+    let start = ["run", "--quiet", "--package", "forebay-scripts", "--features", "cache-sim", "--", "cache-sim"];
+    let line: Vec<&str> = start.into_iter().chain(arguments.iter().map(String::as_str)).collect();
+    let mut command = shell::command("cargo", &line);
+    // File names are relative to where the user is.
+    command.current_dir(std::env::current_dir()?);
+    shell::run(command)
 }

@@ -12,9 +12,9 @@ fn run_all(steps: &[&[&str]]) -> Result<()> {
 pub fn run() -> Result<()> {
     run_all(&[
         &["fmt", "--all", "--check"],
-        &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"],
+        &["clippy", "--workspace", "--all-targets", "--locked", "--features", "forebay-scripts/cache-sim", "--", "-D", "warnings"],
         // The end-to-end tests start the real binaries, so these must be there and fresh.
         &["build", "--workspace", "--bins", "--locked"],
-        &["test", "--workspace", "--locked"],
+        &["test", "--workspace", "--locked", "--features", "forebay-scripts/cache-sim"],
     ])
 }

@@ -57,7 +57,7 @@ fn crates_have_the_designed_names_and_dependencies() {
         ("repack", "forebay-repack", &["forebay-format"]),
         ("runtime", "forebay", &["forebay-format"]),
         ("tests", "forebay-tests", &["forebay", "forebay-format", "forebay-repack"]),
-        ("scripts", "forebay-scripts", &[]),
+        ("scripts", "forebay-scripts", &["forebay"]),
     ];
     for (folder, name, dependencies) in expected {
         let manifest = read(format!("{folder}/Cargo.toml"));

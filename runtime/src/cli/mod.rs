@@ -1,5 +1,7 @@
 //! The command line (design, section 7). Answers go to standard output, everything else to standard error.
 
+mod bench;
+mod bench_report;
 mod chat;
 mod engine;
 mod files;
@@ -35,6 +37,7 @@ enum Command {
     Run(run::Arguments),
     Ppl(ppl::Arguments),
     Logits(logits::Arguments),
+    Bench(bench::Arguments),
     Tokenize(tokenize::Arguments),
     Template(template::Arguments),
     /// Run forebay-repack: convert, verify and inspect packs
@@ -63,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Ppl(arguments) => ppl::run(&arguments),
         Command::Logits(arguments) => logits::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Tokenize(arguments) => tokenize::run(&arguments),
         Command::Template(arguments) => template::run(&arguments),
         Command::Repack { arguments } => repack(&arguments),

@@ -34,6 +34,7 @@ pub(super) fn feed(engine: &mut Engine, ids: &[u32], interrupt: &Interrupt) -> R
 
 /// A line about how far something is.
 pub(super) struct Progress {
+    what: String,
     total: usize,
     start: Instant,
     shown: Option<Instant>,
@@ -41,9 +42,14 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Of `total` tokens.
+    /// Of reading `total` tokens.
     pub(super) fn new(total: usize) -> Self {
-        Progress { total, start: Instant::now(), shown: None, overwrite: std::io::stderr().is_terminal() }
+        Progress::of("reading", total)
+    }
+
+    /// Of doing `what` with `total` tokens.
+    pub(super) fn of(what: &str, total: usize) -> Self {
+        Progress { what: what.to_string(), total, start: Instant::now(), shown: None, overwrite: std::io::stderr().is_terminal() }
     }
 
     /// `done` tokens are read.
@@ -57,7 +63,7 @@ impl Progress {
         }
         self.shown = Some(now);
         let left = elapsed.mul_f64(self.total.saturating_sub(done) as f64 / done as f64);
-        let line = format!("reading: {done} of {} tokens, {} s left", self.total, left.as_secs());
+        let line = format!("{}: {done} of {} tokens, {} s left", self.what, self.total, left.as_secs());
         let mut err = std::io::stderr().lock();
         // Progress is no answer: if it cannot be shown, nothing is lost.
         let _ = if self.overwrite { write!(err, "\r\x1b[K{line}") } else { writeln!(err, "{line}") };

@@ -20,6 +20,8 @@ const PROMPT_FIRST: f32 = 1e12;
 /// See the module's text.
 pub struct DecayedLfu {
     layers: f32,
+    /// What one visit moves `p` by.
+    step: f32,
     /// `p` by key.
     chance: Vec<f32>,
     /// By key: a prompt brought it in and no decode step has used it since.
@@ -29,12 +31,17 @@ pub struct DecayedLfu {
 impl DecayedLfu {
     /// Every expert starts at its fair share, `top_k / experts`.
     pub fn new(shape: &Shape) -> DecayedLfu {
+        DecayedLfu::with_horizon(shape, HORIZON)
+    }
+
+    /// As [`DecayedLfu::new`], with frequencies that fade to 1/e over `horizon` steps (at least one).
+    pub fn with_horizon(shape: &Shape, horizon: f32) -> DecayedLfu {
         let mut chance = Vec::with_capacity(shape.keys());
         for (layer, &top_k) in (0u32..).zip(&shape.top_k) {
             let experts = shape.range(layer).len();
             chance.extend(std::iter::repeat_n((top_k as f32 / experts.max(1) as f32).clamp(MIN_CHANCE, 1.0), experts));
         }
-        DecayedLfu { layers: shape.layers() as f32, prompt_only: vec![false; chance.len()], chance }
+        DecayedLfu { layers: shape.layers() as f32, step: 1.0 / horizon.max(1.0), prompt_only: vec![false; chance.len()], chance }
     }
 
     pub(super) fn visit(&mut self, layer: std::ops::Range<Key>, uses: impl Iterator<Item = Use>, purpose: Purpose) {
@@ -48,11 +55,11 @@ impl DecayedLfu {
             return;
         }
         if let Some(chances) = self.chance.get_mut(layer.start as usize..layer.end as usize) {
-            chances.iter_mut().for_each(|p| *p = (*p * (1.0 - 1.0 / HORIZON)).max(MIN_CHANCE));
+            chances.iter_mut().for_each(|p| *p = (*p * (1.0 - self.step)).max(MIN_CHANCE));
         }
         for Use { key, .. } in uses {
             if let (Some(p), Some(flag)) = (self.chance.get_mut(key as usize), self.prompt_only.get_mut(key as usize)) {
-                *p = (*p + 1.0 / HORIZON).min(1.0);
+                *p = (*p + self.step).min(1.0);
                 *flag = false;
             }
         }

@@ -1,0 +1,172 @@
+//! `forebay bench`: speed, and where the time goes. What a phase is, is said in [`crate::bench`].
+
+use super::bench_report::{Report, Run};
+use super::interrupt::Interrupt;
+use super::progress::Progress;
+use super::{Failure, Outcome, answer, answer_json, engine, files, tokenize};
+use crate::bench::trace::{Header, Recorder};
+use crate::bench::{self, Phase, tokens};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::pack::Pack;
+use crate::tokenizer::{MAX_TEXT_BYTES, Specials};
+use clap::ValueEnum;
+use std::path::PathBuf;
+
+/// Measure speed: a prompt and single tokens, each from an empty window, and single tokens after a warm-up
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// Pack
+    file: PathBuf,
+    /// Tokens of the prompt; 0 for none
+    #[arg(short, long = "n-prompt", value_name = "N", default_value_t = 512)]
+    prompt: u32,
+    /// Tokens decoded one by one after the warm-up; 0 for none
+    #[arg(short = 'n', long = "n-gen", value_name = "N", default_value_t = 128)]
+    decode: u32,
+    /// Tokens decoded before those, from an empty window; with 0 the others are the cold ones
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    warmup: u32,
+    /// Runs; medians are reported
+    #[arg(short, long = "repetitions", value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+    /// Seed of the random tokens
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "tokens_from")]
+    seed: u64,
+    /// Take the first tokens of this text instead of random ones: routing of trained models depends on it
+    #[arg(long, value_name = "TEXT")]
+    tokens_from: Option<PathBuf>,
+    /// Write the experts that the tokens of the first run choose, for cargo x cache-sim
+    #[arg(long, value_name = "OUT")]
+    trace: Option<PathBuf>,
+    #[command(flatten)]
+    engine: engine::Flags,
+    /// A table, or one JSON object
+    #[arg(short, long, value_enum, default_value_t = Format::Md)]
+    output: Format,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Md,
+    Json,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Outcome {
+    let interrupt = Interrupt::install();
+    let work = Work::new(arguments)?;
+    let trace = arguments.trace.as_deref().map(|path| Recorder::create(path, &work.header)).transpose()?;
+    let mut report = Report::new(arguments.engine.activations(), &work.source);
+    let context = u32::try_from(work.context()).unwrap_or(u32::MAX);
+    for number in 1..=arguments.runs {
+        let watch = Watch { title: format!("run {number} of {}", arguments.runs), interrupt: &interrupt };
+        let trace = trace.as_ref().filter(|_| number == 1);
+        let mut run = Run::default();
+        if !work.prompt.is_empty() {
+            let mut engine = arguments.engine.open(&arguments.file, Some(context), &interrupt.cancel)?;
+            run.prompt = Some(watch.phase("prompt", &mut engine, &work.prompt, trace)?);
+            report.engine(&engine);
+        }
+        if !work.cold.is_empty() || !work.warm.is_empty() {
+            let mut engine = arguments.engine.open(&arguments.file, Some(context), &interrupt.cancel)?;
+            if !work.cold.is_empty() {
+                run.cold = Some(watch.phase("warm-up", &mut engine, &work.cold, trace)?);
+            }
+            if !work.warm.is_empty() {
+                run.warm = Some(watch.phase("decoding", &mut engine, &work.warm, trace)?);
+            }
+            report.engine(&engine);
+        }
+        report.add(run);
+    }
+    trace.as_ref().map_or(Ok(()), Recorder::finish)?;
+    match arguments.output {
+        Format::Md => answer(&report.table())?,
+        Format::Json => answer_json(&report.object())?,
+    }
+    Ok(())
+}
+
+/// The tokens of every run.
+struct Work {
+    prompt: Vec<u32>,
+    cold: Vec<u32>,
+    warm: Vec<u32>,
+    /// Where they come from, for reports.
+    source: String,
+    header: Header,
+}
+
+impl Work {
+    fn new(arguments: &Arguments) -> Outcome<Work> {
+        let pack = Pack::open(&arguments.file)?;
+        let spec = &pack.manifest.spec;
+        let (prompt, decode) = (arguments.prompt as usize, arguments.decode as usize);
+        // Without tokens to decode there is nothing to warm up for.
+        let warmup = if decode == 0 { 0 } else { arguments.warmup as usize };
+        let longest = prompt.max(warmup.saturating_add(decode));
+        if longest == 0 {
+            return Err(Failure::Usage("-p 0 and -n 0 leave nothing to measure".into()));
+        }
+        if longest > spec.context as usize {
+            let text = format!("{longest} tokens do not fit the model's context of {}; use a smaller -p or -n", spec.context);
+            return Err(Error::Request(text).into());
+        }
+        let (ids, source) = match &arguments.tokens_from {
+            None => (tokens::random(arguments.seed, spec.vocab, longest), format!("random, seed {}", arguments.seed)),
+            Some(path) => {
+                let tokenizer = tokenize::load(&arguments.file, &pack.manifest)?;
+                let ids = tokenizer.encode(&files::read_text(path, MAX_TEXT_BYTES as u64)?, Specials::Plain)?;
+                let name = path.file_name().unwrap_or(path.as_os_str());
+                (ids, format!("text of {}", name.to_string_lossy()))
+            }
+        };
+        let part = |range: std::ops::Range<usize>| {
+            ids.get(range)
+                .map(<[u32]>::to_vec)
+                .ok_or_else(|| Error::Request(format!("{source}: {} tokens are less than {longest}", ids.len())))
+        };
+        let (prompt, mut cold, mut warm) = (part(0..prompt)?, part(0..warmup)?, part(warmup..warmup + decode)?);
+        if cold.is_empty() {
+            std::mem::swap(&mut cold, &mut warm);
+        }
+        let header = Header::new(&pack.superblock.pack_id, spec, &source);
+        Ok(Work { prompt, cold, warm, source, header })
+    }
+
+    /// Longest sequence.
+    fn context(&self) -> usize {
+        self.prompt.len().max(self.cold.len() + self.warm.len())
+    }
+}
+
+/// Progress and Ctrl-C.
+struct Watch<'a> {
+    title: String,
+    interrupt: &'a Interrupt,
+}
+
+impl Watch<'_> {
+    fn phase(&self, name: &str, engine: &mut Engine, tokens: &[u32], trace: Option<&Recorder>) -> Result<Phase> {
+        let prompt = name == "prompt";
+        if let Some(trace) = trace {
+            trace.prompt(prompt);
+            engine.set_router_sink(Some(trace.sink()));
+        }
+        self.interrupt.prompt();
+        let mut progress = Progress::of(&format!("{}, {name}", self.title), tokens.len());
+        let mut done = 0;
+        let mut watch = |more| {
+            done += more;
+            progress.show(done);
+            if self.interrupt.stopped() { Err(Error::Interrupted) } else { Ok(()) }
+        };
+        let measured = match prompt {
+            true => bench::prompt(engine, tokens, &mut watch),
+            false => bench::decode(engine, tokens, &mut watch),
+        };
+        engine.set_router_sink(None);
+        self.interrupt.idle();
+        measured
+    }
+}

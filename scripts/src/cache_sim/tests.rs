@@ -1,0 +1,111 @@
+use super::policies::{Belady, Cache, LeastStale, Lru, Ruled, next_uses};
+use super::queues::{S3Fifo, WTinyLfu};
+use super::*;
+
+/// `steps` of `layers` x `experts`, each choosing `k` of a layer's experts, those of low numbers more often.
+fn load(layers: u32, experts: u32, k: usize, steps: usize) -> Load {
+    let mut state = 88_172_645_463_325_252_u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as f64 / (1_u64 << 53) as f64
+    };
+    let mut visits = Vec::new();
+    for _ in 0..steps {
+        for layer in 0..layers {
+            let mut keys = Vec::new();
+            while keys.len() < k {
+                let key = layer * experts + (random() * random() * f64::from(experts)) as u32;
+                if !keys.contains(&key) {
+                    keys.push(key);
+                }
+            }
+            visits.push((layer, keys));
+        }
+    }
+    let shape = Shape::new(vec![(experts, k as u32); layers as usize]).unwrap();
+    Load { name: "made up".into(), next: next_uses(shape.keys(), &visits), shape, top_k: k, visits, steps }
+}
+
+/// The visits of `pattern`, of one layer.
+fn hits(cache: &mut dyn Cache, pattern: &[&[u32]]) -> Vec<usize> {
+    pattern.iter().map(|keys| cache.visit(0, keys)).collect()
+}
+
+#[test]
+fn lru_evicts_the_oldest() {
+    let mut cache = Ruled::new(9, 3, Lru::new(9));
+    assert_eq!(hits(&mut cache, &[&[0, 1], &[2], &[0], &[3], &[0, 2], &[1]]), [0, 0, 1, 0, 2, 0]);
+}
+
+#[test]
+fn belady_evicts_what_comes_back_last() {
+    let visits: Vec<(u32, Vec<u32>)> = [0, 1, 2, 3, 0, 1, 4, 0, 1].map(|k| (0, vec![k])).into();
+    let next = next_uses(9, &visits);
+    let mut cache = Ruled::new(9, 3, Belady::new(9, &next));
+    let found: Vec<usize> = visits.iter().map(|(layer, keys)| cache.visit(*layer, keys)).collect();
+    assert_eq!(found, [0, 0, 0, 0, 1, 1, 0, 1, 1]);
+}
+
+#[test]
+fn least_stale_evicts_from_the_layer_passed_last() {
+    let mut cache = Ruled::new(9, 3, LeastStale::new(9, 3));
+    // Layer 0 holds 0, layer 1 holds 3, layer 2 holds 6. At layer 0 again, layer 2 was passed last: 6 goes and 3 stays.
+    assert_eq!(
+        [cache.visit(0, &[0]), cache.visit(1, &[3]), cache.visit(2, &[6]), cache.visit(0, &[1]), cache.visit(1, &[3])],
+        [0, 0, 0, 0, 1]
+    );
+}
+
+#[test]
+fn s3_fifo_keeps_what_was_used_again_from_one_time_visitors() {
+    let mut cache = S3Fifo::new(99, 10);
+    hits(&mut cache, &[&[0], &[1], &[0], &[1], &[0], &[1]]);
+    for once in 10..60 {
+        cache.visit(0, &[once]);
+    }
+    assert_eq!(hits(&mut cache, &[&[0], &[1]]), [1, 1]);
+    // Evicted lately: it comes back into the main queue and outlives other newcomers.
+    assert_eq!(cache.visit(0, &[50]), 0);
+    for once in 60..90 {
+        cache.visit(0, &[once]);
+    }
+    assert_eq!(cache.visit(0, &[50]), 1);
+}
+
+#[test]
+fn w_tinylfu_admits_by_frequency() {
+    let mut cache = WTinyLfu::new(99, 6, 1);
+    for _ in 0..3 {
+        hits(&mut cache, &[&[0], &[1], &[2], &[3], &[4]]);
+    }
+    for once in 10..20 {
+        cache.visit(0, &[once]);
+    }
+    assert_eq!(hits(&mut cache, &[&[0], &[1], &[2], &[3], &[4]]), [1; 5]);
+}
+
+#[test]
+fn nothing_beats_belady_and_no_cache_holds_more_than_its_slots() {
+    let load = load(5, 40, 4, 120);
+    for slots in [8, 17, 40, 90] {
+        let [rates @ .., best] = POLICIES.map(|(_, make)| load.hit_rate(&mut *make(&load, slots)));
+        assert!(rates.iter().all(|&r| r <= best + 0.02), "{slots} slots: {rates:?}, Belady {best}");
+    }
+}
+
+#[test]
+fn queues_never_hold_more_than_their_slots() {
+    let load = load(5, 40, 4, 120);
+    for slots in [8, 17, 40, 90] {
+        let (mut fifo, mut tiny) = (S3Fifo::new(200, slots), WTinyLfu::new(200, slots, 4));
+        for (layer, keys) in &load.visits {
+            fifo.visit(*layer, keys);
+            tiny.visit(*layer, keys);
+            assert!(fifo.held() <= slots && tiny.held() <= slots, "{} and {} in {slots}", fifo.held(), tiny.held());
+            assert!(fifo.visit(*layer, keys) == 4 && tiny.visit(*layer, keys) == 4, "what is used must be there");
+        }
+        assert!(fifo.held() == slots && tiny.held() == slots, "a full cache stays full");
+    }
+}

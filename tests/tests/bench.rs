@@ -1,0 +1,135 @@
+//! `forebay bench` on the bundled model, through the real program.
+
+use forebay_tests::programs::{Done, demo_model, program, run};
+use serde_json::Value;
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// The bundled model as a pack, converted once for all tests, in a folder for what tests write.
+fn pack() -> &'static (tempfile::TempDir, String) {
+    static PACK: OnceLock<(tempfile::TempDir, String)> = OnceLock::new();
+    PACK.get_or_init(|| {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let out = dir.path().join("pocket.fby").to_string_lossy().into_owned();
+        run("forebay-repack", &["convert", &demo_model(), "-o", &out]).expect(0);
+        (dir, out)
+    })
+}
+
+/// A short bench; `extra` flags replace those it would have.
+fn bench(extra: &[&str]) -> Done {
+    let defaults = [["-p", "24"], ["-n", "12"], ["--warmup", "8"], ["-r", "2"], ["--ram", "1G"]];
+    let defaults = defaults.iter().filter(|flag| !extra.contains(&flag[0])).flatten().copied();
+    let arguments: Vec<&str> = ["bench", &pack().1].into_iter().chain(defaults).chain(extra.iter().copied()).collect();
+    run("forebay", &arguments)
+}
+
+fn json(extra: &[&str]) -> Value {
+    bench(&[&["-o", "json"], extra].concat()).expect(0).json()
+}
+
+#[test]
+fn the_report_has_what_the_readme_says() {
+    let report = json(&[]);
+    for (phase, tokens) in [("prompt", 24.0), ("cold", 8.0), ("warm", 12.0)] {
+        let numbers = &report["median"][phase];
+        let number = |key: &str| numbers[key].as_f64().unwrap_or_else(|| panic!("no {phase}.{key} in {report}"));
+        assert_eq!(number("tokens"), tokens);
+        assert!(number("tokens_per_second") > 0.0 && number("seconds") > 0.0);
+        for key in ["bytes_read", "bytes_read_per_token", "hit_rate", "reads", "stall_seconds"] {
+            assert!(number(key) >= 0.0, "{phase}.{key}");
+        }
+        if phase != "prompt" {
+            assert!(number("token_p50_seconds") <= number("token_p99_seconds"));
+        }
+        assert_eq!(report["runs"].as_array().map(Vec::len), Some(2));
+        assert_eq!(report["runs"][0][phase].as_object().map(|o| o.len()), numbers.as_object().map(|o| o.len()));
+    }
+    // Cold means that: the first layer's experts are all read. Everything fits, so what is read once stays.
+    let hits = |phase: &str| report["median"][phase]["hit_rate"].as_f64().expect("a rate");
+    assert!(hits("prompt") == 0.0 && hits("cold") < hits("warm"), "{report}");
+    assert_eq!(report["runs"][0]["cold"]["bytes_read"], report["runs"][1]["cold"]["bytes_read"], "runs start alike");
+    assert!(report["memory"]["peak"].as_u64() <= report["memory"]["limit"].as_u64());
+    assert_eq!(report["settings"]["tokens"], "random, seed 1");
+}
+
+#[test]
+fn the_table_names_phases_and_the_limit() {
+    let done = bench(&["-r", "1", "-p", "0"]).expect(0);
+    for part in ["| decode, cold | 8 |", "| decode, warm | 12 |", "tok/s", "p99 ms", "peak RAM", "of 1024.0 MiB"] {
+        assert!(done.out.contains(part), "no {part:?} in {}", done.out);
+    }
+    assert!(!done.out.contains("prompt"), "{}", done.out);
+}
+
+#[test]
+fn a_trace_has_every_choice_of_the_first_run() {
+    let path = pack().0.path().join("a.trace").to_string_lossy().into_owned();
+    json(&["--trace", &path]);
+    let trace = forebay::bench::trace::Trace::read(path.as_ref()).expect("a trace");
+    let layers = trace.header.layers.len();
+    let of = |prompt| trace.visits.iter().filter(|v| v.prompt == prompt).collect::<Vec<_>>();
+    assert_eq!((of(true).len(), of(false).len()), (24 * layers, 20 * layers));
+    for (i, visit) in of(false).into_iter().enumerate() {
+        assert_eq!((visit.position as usize, visit.layer as usize), (i / layers, i % layers));
+    }
+    // Placement decides speed, never output: with a small window the choices are the same.
+    let (all, floor) = (std::fs::read(&path).expect("the trace"), json(&[])["memory"]["floor"].to_string());
+    json(&["--trace", &path, "--ram", &floor]);
+    assert!(std::fs::read(&path).expect("the trace") == all);
+    json(&["--trace", &path, "--seed", "2"]);
+    assert!(std::fs::read(&path).expect("the trace") != all);
+}
+
+#[test]
+fn tokens_may_come_from_a_text() {
+    let path = pack().0.path().join("text").to_string_lossy().into_owned();
+    std::fs::write(&path, "It was a dark evening in London, and the rain fell. ".repeat(8)).expect("the text");
+    assert_eq!(json(&["--tokens-from", &path])["settings"]["tokens"], "text of text");
+    std::fs::write(&path, "Too short.").expect("the text");
+    let refused = bench(&["--tokens-from", &path]).expect(1);
+    assert!(refused.err.contains("less than 24"), "{}", refused.err);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    for (extra, code) in [
+        (&["-p", "0", "-n", "0"][..], 2),
+        (&["-r", "0"], 2),
+        (&["-n", "1000000"], 1),
+        (&["--ram", "4M"], 5),
+        (&["--trace", "/nowhere/at/all"], 6),
+        (&["--tokens-from", "/nowhere/at/all"], 6),
+    ] {
+        bench(extra).expect(code);
+    }
+    run("forebay", &["bench", "absent.fby"]).expect(6);
+}
+
+#[test]
+fn interrupting_ends_it_with_130_and_no_report() {
+    let mut child = Command::new(program("forebay"))
+        .args(["bench", &pack().1, "-p", "0", "-n", "3000", "-r", "1000", "--ram", "1G"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("forebay starts");
+    std::thread::sleep(Duration::from_secs(1));
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().expect("kill").success());
+    for _ in 0..100 {
+        if let Some(status) = child.try_wait().expect("its state") {
+            assert_eq!(status.code(), Some(130));
+            let mut out = String::new();
+            child.stdout.take().expect("its output").read_to_string(&mut out).expect("readable");
+            assert!(out.is_empty(), "{out}");
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    child.kill().expect("its end");
+    panic!("still running ten seconds after Ctrl-C");
+}
