@@ -54,7 +54,10 @@ fn main() {
             if t.is_float() && mode == ActivationMode::Int8 {
                 continue; // the same as F32
             }
-            for k in [KernelSet::Scalar, KernelSet::Avx2, KernelSet::Neon].into_iter().filter_map(|s| Kernels::with_set(s, mode)) {
+            for k in [KernelSet::Scalar, KernelSet::Avx2, KernelSet::Avx512, KernelSet::Neon]
+                .into_iter()
+                .filter_map(|s| Kernels::with_set(s, mode))
+            {
                 let cache = small.len() as f64 / measure(&k, &one, t, &small, small_rows, 1) / 1e9;
                 let memory = match k.set() {
                     KernelSet::Scalar => "-".to_string(), // far from the limit of the memory

@@ -3,7 +3,7 @@
 //! Within a block, weights are read from memory once: activation rows pass over them in small groups while both are in cache.
 
 use super::blocks::{Form, QRow};
-use super::ops::{Ops, TOGETHER, TypeOps};
+use super::ops::{Dot, Dots, Ops, TypeOps};
 use super::strip::{STRIP, Sums};
 use super::{ActivationMode, Activations, Kernels, Matrix, Pool};
 use std::marker::PhantomData;
@@ -165,35 +165,36 @@ impl Shared<'_> {
     }
 }
 
-type Dots = (super::ops::Dot<1>, super::ops::Dot<TOGETHER>);
-
 /// The integer path: groups of activation rows pass over the block of weight rows.
 fn integer_rows(job: &Shared<'_>, form: Form, dots: &Dots, row_bytes: usize, rows: std::ops::Range<usize>) {
-    let quantised = |i: usize| job.a.quantised_row(form, job.activation(i));
-    let whole = job.n / TOGETHER * TOGETHER;
-    for i in (0..whole).step_by(TOGETHER) {
-        let group: [QRow<'_>; TOGETHER] = std::array::from_fn(|j| quantised(i + j));
-        for r in rows.clone() {
-            let mut results = [0.0; TOGETHER];
-            // SAFETY: the set runs on this machine; weight row and activation rows have `cols` values.
-            unsafe { dots.1(job.w.row(r, row_bytes), &group, &mut results) };
-            for (j, value) in results.into_iter().enumerate() {
-                // SAFETY: this thread alone has the columns `rows`.
-                unsafe { job.out.put((i + j) * job.w.rows + r, value) };
-            }
+    let mut i = 0;
+    while i < job.n {
+        let at = (job, form, row_bytes, &rows, i);
+        i += match job.n - i {
+            1 => integer_group(at, dots.one),
+            2..4 => integer_group(at, dots.two),
+            4..8 => integer_group(at, dots.four),
+            _ => integer_group(at, dots.eight),
+        };
+    }
+}
+
+/// `N` activation rows from `i` on; returns `N`.
+fn integer_group<const N: usize>(
+    (job, form, row_bytes, rows, i): (&Shared<'_>, Form, usize, &std::ops::Range<usize>, usize),
+    dot: Dot<N>,
+) -> usize {
+    let group: [QRow<'_>; N] = std::array::from_fn(|j| job.a.quantised_row(form, job.activation(i + j)));
+    for r in rows.clone() {
+        let mut results = [0.0; N];
+        // SAFETY: the set runs on this machine; weight row and activation rows have `cols` values.
+        unsafe { dot(job.w.row(r, row_bytes), &group, &mut results) };
+        for (j, value) in results.into_iter().enumerate() {
+            // SAFETY: this thread alone has the columns `rows`.
+            unsafe { job.out.put((i + j) * job.w.rows + r, value) };
         }
     }
-    for i in whole..job.n {
-        let one = [quantised(i)];
-        for r in rows.clone() {
-            let mut result = [0.0];
-            // SAFETY: as above.
-            unsafe {
-                dots.0(job.w.row(r, row_bytes), &one, &mut result);
-                job.out.put(i * job.w.rows + r, result[0]);
-            }
-        }
-    }
+    N
 }
 
 /// The float path for at most [`ROWS`] weight rows and `G` activation rows.

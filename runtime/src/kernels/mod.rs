@@ -8,6 +8,7 @@
 
 pub mod activations;
 mod blocks;
+pub mod delta;
 mod matmul;
 mod ops;
 pub mod pool;
@@ -92,6 +93,8 @@ pub enum KernelSet {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
+    /// x86-64 with AVX-512 (F, BW, DQ, VL, VBMI, VNNI) beside what [`KernelSet::Avx2`] asks for.
+    Avx512,
     /// AArch64. No kernels of its own yet: [`Kernels::with_set`] says so.
     Neon,
 }
@@ -112,8 +115,7 @@ impl std::fmt::Debug for Kernels {
 impl Kernels {
     /// The best set that this machine runs.
     pub fn detect(mode: ActivationMode) -> Self {
-        let best = [KernelSet::Avx2, KernelSet::Neon].into_iter().find_map(ops::find);
-        Kernels { ops: best.unwrap_or(&ops::SCALAR), mode }
+        Kernels { ops: ops::best(), mode }
     }
 
     /// This set, if there are kernels for it and the machine runs them.

@@ -2,19 +2,25 @@
 
 use super::KernelSet;
 use super::blocks::{self, Form, QRow};
+use super::delta::{self, Token};
 use super::quants;
 use super::strip::{self, Sums};
-use super::vector;
+use super::vector::{self, exp::Exp};
 use forebay_format::QuantType;
-
-/// Activation rows that an integer kernel takes at once: the weights are unpacked once for all of them.
-pub(super) const TOGETHER: usize = 4;
 
 /// Integer dot products of one weight row with `N` activation rows.
 ///
 /// # Safety
 /// The machine runs the kernel set; each activation row has as many values as the weight row.
 pub(super) type Dot<const N: usize> = unsafe fn(&[u8], &[QRow<'_>; N], &mut [f32; N]);
+
+/// Integer kernels for some numbers of activation rows: weights are unpacked once for all of them.
+pub(super) struct Dots {
+    pub one: Dot<1>,
+    pub two: Dot<2>,
+    pub four: Dot<4>,
+    pub eight: Dot<8>,
+}
 
 /// Activations to their 8-bit form: values, scales, sums (see [`blocks::quantise`]).
 ///
@@ -29,8 +35,8 @@ pub(super) struct TypeOps {
     /// # Safety
     /// The machine runs the kernel set; the slices have the same number of values.
     pub decode: unsafe fn(&[u8], &mut [f32]),
-    /// Integer kernels for one and for [`TOGETHER`] activation rows; none for float types.
-    pub dots: Option<(Dot<1>, Dot<TOGETHER>)>,
+    /// None for float types.
+    pub dots: Option<Dots>,
 }
 
 /// One kernel set. All functions are unsafe to call for one reason: the machine must run the set.
@@ -55,6 +61,12 @@ pub(super) struct Ops {
     pub to_f16: unsafe fn(&[f32], &mut [u16]),
     /// Widens half precision; lengths equal.
     pub from_f16: unsafe fn(&[u16], &mut [f32]),
+    /// `y += w * x`, lengths equal; the same bits in every set.
+    pub mul_add: unsafe fn(&[f32], &[f32], &mut [f32]),
+    /// Functions with an exponential; the same bits in every set.
+    pub exp: &'static Exp,
+    /// See [`delta::step`].
+    pub delta: unsafe fn(&mut [f32], &Token<'_>, &mut [f32]),
 }
 
 /// Kernels in plain Rust.
@@ -70,7 +82,20 @@ pub(super) static SCALAR: Ops = Ops {
     axpy_f16: vector::scalar::axpy_f16,
     to_f16: vector::scalar::to_f16,
     from_f16: vector::scalar::from_f16,
+    mul_add: vector::scalar::mul_add,
+    exp: &vector::exp::SCALAR,
+    delta: delta::scalar,
 };
+
+/// The best table that this machine runs.
+pub(super) fn best() -> &'static Ops {
+    all().last().unwrap_or(&SCALAR)
+}
+
+/// The tables that this machine runs, the best last.
+pub(super) fn all() -> impl Iterator<Item = &'static Ops> {
+    [KernelSet::Scalar, KernelSet::Avx2, KernelSet::Avx512, KernelSet::Neon].into_iter().filter_map(find)
+}
 
 /// The table of `set`, if this build has it and this machine runs it.
 pub(super) fn find(set: KernelSet) -> Option<&'static Ops> {
@@ -80,7 +105,9 @@ pub(super) fn find(set: KernelSet) -> Option<&'static Ops> {
         KernelSet::Avx2 if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") => {
             Some(&AVX2)
         }
-        KernelSet::Avx2 | KernelSet::Neon => None,
+        #[cfg(target_arch = "x86_64")]
+        KernelSet::Avx512 if find(KernelSet::Avx2).is_some() && has_avx512() => Some(&AVX512),
+        KernelSet::Avx2 | KernelSet::Avx512 | KernelSet::Neon => None,
     }
 }
 
@@ -98,4 +125,20 @@ static AVX2: Ops = Ops {
     axpy_f16: vector::avx2::axpy_f16,
     to_f16: vector::avx2::to_f16,
     from_f16: vector::avx2::from_f16,
+    mul_add: vector::avx2::mul_add,
+    exp: &vector::exp::AVX2,
+    delta: delta::x86::avx2,
 };
+
+/// What the AVX-512 kernels are compiled for: Ice Lake and Zen 4 have all of it.
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    let foundation = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512dq");
+    let bytes = is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("avx512vnni");
+    foundation && is_x86_feature_detected!("avx512vl") && bytes
+}
+
+/// Kernels for AVX-512 with VNNI and VBMI. Float sums are those of AVX2, bit for bit.
+#[cfg(target_arch = "x86_64")]
+static AVX512: Ops =
+    Ops { set: KernelSet::Avx512, name: "avx512", of: quants::avx512_ops, exp: &vector::exp::AVX512, delta: delta::x86::avx512, ..AVX2 };

@@ -20,20 +20,31 @@ impl Conv {
     }
 
     /// `out[t][c] = silu(sum_j taps[j][c] * in[t - kernel + 1 + j][c])`, where inputs before the first are `state` (`[kernel - 1][channels]`). Afterwards
-    /// `state` holds the last inputs. `finish` is called on each row of `out` by the thread that made it.
-    pub fn run(&self, step: &Step, state: &mut [f32], input: &[f32], out: &mut [f32], finish: &(dyn Fn(&mut [f32]) + Sync)) {
+    /// `state` holds the last inputs. A row of `out` is made in pieces of `piece` channels, which divides their number; `finish` is called on each piece
+    /// with its first channel.
+    pub fn run(
+        &self,
+        step: &Step,
+        state: &mut [f32],
+        input: &[f32],
+        out: &mut [f32],
+        piece: usize,
+        finish: &(dyn Fn(usize, &mut [f32]) + Sync),
+    ) {
         let width = self.channels;
         let kept = state.len() / width;
         let seen = &*state;
-        step.each_row(out, width, &|t, row| {
-            row.fill(0.0);
+        let per_row = width / piece;
+        step.pool.split(out, piece, &|i, out, _| {
+            let (t, from) = (i / per_row, i % per_row * piece);
+            out.fill(0.0);
             for (j, tap) in self.taps.chunks_exact(width).enumerate() {
                 // The input `kept - j` tokens before token t.
                 let source = if t + j >= kept { &input[(t + j - kept) * width..] } else { &seen[(t + j) * width..] };
-                row.iter_mut().zip(tap).zip(source).for_each(|((y, w), x)| *y += w * x);
+                vector::mul_add(&tap[from..from + piece], &source[from..from + piece], out);
             }
-            row.iter_mut().for_each(|y| *y = vector::silu(*y));
-            finish(row);
+            vector::silu(out);
+            finish(from, out);
         });
         let rows = input.len() / width;
         if rows >= kept {
@@ -60,16 +71,16 @@ mod tests {
         let conv = Conv::new(&weights, channels);
         let (pool, kernels) = (Pool::new(1), Kernels::detect(ActivationMode::F32));
         let step = Step { pool: &pool, kernels: &kernels, rows: 0, position: 0, cancel: &AtomicBool::new(false) };
-        let run = |tokens: usize| {
+        let run = |tokens: usize, piece: usize| {
             let (mut state, mut out) = (vec![0.0; (kernel - 1) * channels], vec![0.0; input.len()]);
             for (x, y) in input.chunks(tokens * channels).zip(out.chunks_mut(tokens * channels)) {
-                conv.run(&step, &mut state, x, y, &|_| ());
+                conv.run(&step, &mut state, x, y, piece, &|_, _| ());
             }
             (out, state)
         };
-        let whole = run(tokens);
+        let whole = run(tokens, channels);
         for cut in 1..tokens {
-            assert_eq!(run(cut), whole, "steps of {cut}");
+            assert_eq!(run(cut, 1 + 2 * (cut % 2)), whole, "steps of {cut}");
         }
         for t in 0..tokens {
             for c in 0..channels {

@@ -63,7 +63,10 @@ fn weights(t: QuantType, values: usize, fill: Fill, random: &mut Random, mut sca
 }
 
 fn sets(mode: ActivationMode) -> Vec<Kernels> {
-    [KernelSet::Scalar, KernelSet::Avx2, KernelSet::Neon].into_iter().filter_map(|s| Kernels::with_set(s, mode)).collect()
+    [KernelSet::Scalar, KernelSet::Avx2, KernelSet::Avx512, KernelSet::Neon]
+        .into_iter()
+        .filter_map(|s| Kernels::with_set(s, mode))
+        .collect()
 }
 
 fn load(k: &Kernels, pool: &Pool, x: &[f32], n: usize, t: QuantType) -> Activations {

@@ -253,7 +253,7 @@ pub(super) fn decode_large(w: &Large, min: Min, out: &mut [f32; 256]) {
 /// closures and stay inlined, hence macros.
 macro_rules! small {
     ($bytes:literal, $min:expr) => {
-        const MIN: $crate::kernels::quants::avx2::Min = $min;
+        pub(in $crate::kernels::quants) const MIN: $crate::kernels::quants::avx2::Min = $min;
 
         /// # Safety
         /// The machine has AVX2, FMA and F16C; each activation row has as many values as the weight row.
@@ -286,7 +286,7 @@ macro_rules! small {
 /// `dot` and `decode` of a type with blocks of 256, likewise.
 macro_rules! large {
     ($bytes:literal, $min:expr) => {
-        const MIN: $crate::kernels::quants::avx2::Min = $min;
+        pub(in $crate::kernels::quants) const MIN: $crate::kernels::quants::avx2::Min = $min;
 
         /// # Safety
         /// The machine has AVX2, FMA and F16C; each activation row has as many values as the weight row.

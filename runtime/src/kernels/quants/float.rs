@@ -50,3 +50,7 @@ pub mod avx2 {
         super::scalar::bf16(tail, last);
     }
 }
+
+/// Decoding is bound by memory: AVX2 does.
+#[cfg(target_arch = "x86_64")]
+pub use avx2 as avx512;

@@ -26,7 +26,7 @@ pub mod avx2 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn unpack(block: &[u8; 136]) -> Large {
+    pub(in crate::kernels::quants) fn unpack(block: &[u8; 136]) -> Large {
         let mut q = [_mm256_setzero_si256(); 8];
         for (k, q) in q.iter_mut().enumerate() {
             *q = x86::look_up(&CODEBOOK, x86::nibbles(block, 8 + 16 * k));
@@ -42,4 +42,9 @@ pub mod avx2 {
             dmin: _mm256_setzero_ps(),
         }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx512 {
+    crate::kernels::quants::avx512::large!(136, narrow);
 }

@@ -5,6 +5,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod float;
 mod iq4_nl;
 mod iq4_xs;
@@ -21,7 +23,7 @@ mod q6_k;
 mod q8_0;
 mod scalar;
 
-use super::ops::{TOGETHER, TypeOps};
+use super::ops::{Dots, TypeOps};
 use forebay_format::QuantType;
 
 /// The functions `$set` of the types' modules as a table.
@@ -36,7 +38,10 @@ macro_rules! table {
             }
             macro_rules! quant {
                 ($t:ident) => {
-                    &TypeOps { decode: $t::$set::decode, dots: Some(($t::$set::dot::<1>, $t::$set::dot::<TOGETHER>)) }
+                    &TypeOps {
+                        decode: $t::$set::decode,
+                        dots: Some(Dots { one: $t::$set::dot, two: $t::$set::dot, four: $t::$set::dot, eight: $t::$set::dot }),
+                    }
                 };
             }
             match qtype {
@@ -63,3 +68,5 @@ macro_rules! table {
 table!(scalar_ops, scalar);
 #[cfg(target_arch = "x86_64")]
 table!(avx2_ops, avx2);
+#[cfg(target_arch = "x86_64")]
+table!(avx512_ops, avx512);

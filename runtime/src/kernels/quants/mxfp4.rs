@@ -18,7 +18,12 @@ pub mod avx2 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn unpack(block: &[u8; 17]) -> Small {
+    pub(in crate::kernels::quants) fn unpack(block: &[u8; 17]) -> Small {
         Small { q: x86::look_up(&LEVELS, x86::nibbles(block, 1)), d: _mm256_set1_ps(half_scale(block[0])), m: _mm256_setzero_ps() }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx512 {
+    crate::kernels::quants::avx512::small!(17);
 }

@@ -22,7 +22,7 @@ pub mod avx2 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn unpack(block: &[u8; 84]) -> Large {
+    pub(in crate::kernels::quants) fn unpack(block: &[u8; 84]) -> Large {
         let packed = x86::load16(block, 0);
         let four = _mm_set1_epi8(15);
         let mins = _mm_and_si128(_mm_srli_epi16::<4>(packed), four);
@@ -38,4 +38,9 @@ pub mod avx2 {
             dmin: x86::half(block, 82),
         }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx512 {
+    crate::kernels::quants::avx512::large!(84, narrow);
 }

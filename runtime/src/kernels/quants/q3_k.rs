@@ -41,7 +41,7 @@ pub mod avx2 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn unpack(block: &[u8; 110]) -> Large {
+    pub(in crate::kernels::quants) fn unpack(block: &[u8; 110]) -> Large {
         let scales = scales(block);
         let high = x86::load(block, 0);
         let mut q = [_mm256_setzero_si256(); 8];
@@ -57,4 +57,9 @@ pub mod avx2 {
             dmin: _mm256_setzero_ps(),
         }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx512 {
+    crate::kernels::quants::avx512::large!(110, narrow);
 }

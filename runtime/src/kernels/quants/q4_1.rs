@@ -16,7 +16,12 @@ pub mod avx2 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn unpack(block: &[u8; 20]) -> Small {
+    pub(in crate::kernels::quants) fn unpack(block: &[u8; 20]) -> Small {
         Small { q: x86::nibbles(block, 4), d: x86::half(block, 0), m: x86::half(block, 2) }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx512 {
+    crate::kernels::quants::avx512::small!(20);
 }

@@ -23,12 +23,30 @@ pub mod avx2 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn unpack(block: &[u8; 144]) -> Large {
+    pub(in crate::kernels::quants) fn unpack(block: &[u8; 144]) -> Large {
         let (scale, min) = x86::scales_mins(block);
         let mut q = [_mm256_setzero_si256(); 8];
         for (k, q) in q.iter_mut().enumerate() {
             *q = x86::bits(x86::load(block, 16 + 32 * (k / 2)), 4 * (k % 2), 15);
         }
         Large { q, scale, min, d: x86::half(block, 0), dmin: x86::half(block, 2) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx512 {
+    use crate::kernels::quants::avx512::{self as wide, Large};
+    use std::arch::x86_64::*;
+
+    wide::large!(144);
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    fn unpack(block: &[u8; 144]) -> Large {
+        let mut q = [_mm512_setzero_si512(); 4];
+        for (k, q) in q.iter_mut().enumerate() {
+            *q = wide::nibbles(block, 16 + 32 * k);
+        }
+        wide::with_scales_mins(block, q)
     }
 }

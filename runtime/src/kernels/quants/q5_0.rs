@@ -17,8 +17,13 @@ pub mod avx2 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn unpack(block: &[u8; 22]) -> Small {
+    pub(in crate::kernels::quants) fn unpack(block: &[u8; 22]) -> Small {
         let q = _mm256_or_si256(x86::nibbles(block, 6), x86::fifth_bits(block, 2));
         Small { q: _mm256_sub_epi8(q, _mm256_set1_epi8(16)), d: x86::half(block, 0), m: _mm256_setzero_ps() }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx512 {
+    crate::kernels::quants::avx512::small!(22);
 }

@@ -17,8 +17,13 @@ pub mod avx2 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn unpack(block: &[u8; 24]) -> Small {
+    pub(in crate::kernels::quants) fn unpack(block: &[u8; 24]) -> Small {
         let q = _mm256_or_si256(x86::nibbles(block, 8), x86::fifth_bits(block, 4));
         Small { q, d: x86::half(block, 0), m: x86::half(block, 2) }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx512 {
+    crate::kernels::quants::avx512::small!(24);
 }

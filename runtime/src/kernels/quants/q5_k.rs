@@ -22,7 +22,7 @@ pub mod avx2 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn unpack(block: &[u8; 176]) -> Large {
+    pub(in crate::kernels::quants) fn unpack(block: &[u8; 176]) -> Large {
         let (scale, min) = x86::scales_mins(block);
         let high = x86::load(block, 16);
         let mut q = [_mm256_setzero_si256(); 8];
@@ -31,5 +31,27 @@ pub mod avx2 {
             *q = _mm256_or_si256(low, x86::raised(x86::bits(high, k, 1), 1, 4));
         }
         Large { q, scale, min, d: x86::half(block, 0), dmin: x86::half(block, 2) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx512 {
+    use crate::kernels::quants::avx512::{self as wide, Large};
+    use std::arch::x86_64::*;
+
+    wide::large!(176);
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    fn unpack(block: &[u8; 176]) -> Large {
+        let high = wide::twice(block, 16);
+        let mut q = [_mm512_setzero_si512(); 4];
+        for (k, q) in q.iter_mut().enumerate() {
+            // Bit `2k` of each byte for the first half, `2k + 1` for the second.
+            let bits = _mm512_inserti64x4::<1>(_mm512_set1_epi8(1 << (2 * k)), _mm256_set1_epi8((2u8 << (2 * k)) as i8));
+            let low = wide::nibbles(block, 48 + 32 * k);
+            *q = _mm512_mask_add_epi8(low, _mm512_test_epi8_mask(high, bits), low, _mm512_set1_epi8(16));
+        }
+        wide::with_scales_mins(block, q)
     }
 }

@@ -16,7 +16,12 @@ pub mod avx2 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn unpack(block: &[u8; 34]) -> Small {
+    pub(in crate::kernels::quants) fn unpack(block: &[u8; 34]) -> Small {
         Small { q: x86::load(block, 2), d: x86::half(block, 0), m: _mm256_setzero_ps() }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx512 {
+    crate::kernels::quants::avx512::small!(34);
 }

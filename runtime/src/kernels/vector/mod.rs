@@ -6,10 +6,11 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2;
+pub(super) mod exp;
 pub(super) mod scalar;
 
-use super::Kernels;
 use super::strip::{LANES, Sums};
+use super::{Kernels, ops};
 
 /// Sum of `a[i] * b[i]`.
 pub fn dot(k: &Kernels, a: &[f32], b: &[f32]) -> f32 {
@@ -155,12 +156,6 @@ pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
 }
 
-/// `x * sigmoid(x)`.
-#[inline]
-pub fn silu(x: f32) -> f32 {
-    x / (1.0 + (-x).exp())
-}
-
 /// `ln(1 + exp(x))`; above 20 it is `x` to within f32.
 #[inline]
 pub fn softplus(x: f32) -> f32 {
@@ -170,7 +165,28 @@ pub fn softplus(x: f32) -> f32 {
 /// `gate = silu(gate) * up`.
 pub fn silu_mul(gate: &mut [f32], up: &[f32]) {
     assert_eq!(gate.len(), up.len());
-    gate.iter_mut().zip(up).for_each(|(g, u)| *g = silu(*g) * u);
+    // SAFETY: the set runs on this machine; lengths are equal.
+    unsafe { (ops::best().exp.silu_mul)(gate, up) }
+}
+
+/// `x = silu(x)`, where `silu(x) = x * sigmoid(x)`.
+pub fn silu(x: &mut [f32]) {
+    // SAFETY: the set runs on this machine.
+    unsafe { (ops::best().exp.silu)(x) }
+}
+
+/// `x *= silu(gate)`.
+pub fn mul_silu(x: &mut [f32], gate: &[f32]) {
+    assert_eq!(x.len(), gate.len());
+    // SAFETY: the set runs on this machine; lengths are equal.
+    unsafe { (ops::best().exp.mul_silu)(x, gate) }
+}
+
+/// `y += w * x`, value by value.
+pub fn mul_add(w: &[f32], x: &[f32], y: &mut [f32]) {
+    assert!(w.len() == y.len() && x.len() == y.len());
+    // SAFETY: the set runs on this machine; lengths are equal.
+    unsafe { (ops::best().mul_add)(w, x, y) }
 }
 
 /// `gate = max(gate, 0) * up`.
@@ -182,7 +198,8 @@ pub fn relu_mul(gate: &mut [f32], up: &[f32]) {
 /// `x *= sigmoid(gate)`.
 pub fn sigmoid_mul(x: &mut [f32], gate: &[f32]) {
     assert_eq!(x.len(), gate.len());
-    x.iter_mut().zip(gate).for_each(|(x, g)| *x *= sigmoid(*g));
+    // SAFETY: the set runs on this machine; lengths are equal.
+    unsafe { (ops::best().exp.sigmoid_mul)(x, gate) }
 }
 
 /// `x = exp(x - max) / sum(exp(x - max))`.
@@ -193,7 +210,8 @@ pub fn softmax_in_place(x: &mut [f32]) {
 
 /// `x = exp(x - shift)`; returns the sum. The two halves of a softmax whose scaling is done later.
 pub fn exp_in_place(x: &mut [f32], shift: f32) -> f32 {
-    x.iter_mut().for_each(|v| *v = (*v - shift).exp());
+    // SAFETY: the set runs on this machine.
+    unsafe { (ops::best().exp.exp_minus)(x, shift) }
     sum(x)
 }
 

@@ -2,7 +2,10 @@ use super::*;
 use crate::kernels::{ActivationMode, KernelSet};
 
 fn sets() -> Vec<Kernels> {
-    [KernelSet::Scalar, KernelSet::Avx2, KernelSet::Neon].into_iter().filter_map(|s| Kernels::with_set(s, ActivationMode::F32)).collect()
+    [KernelSet::Scalar, KernelSet::Avx2, KernelSet::Avx512, KernelSet::Neon]
+        .into_iter()
+        .filter_map(|s| Kernels::with_set(s, ActivationMode::F32))
+        .collect()
 }
 
 fn values(n: usize, seed: u32) -> Vec<f32> {
@@ -120,12 +123,21 @@ fn activations() {
         let x = i as f32 * 0.25;
         let wide = f64::from(x);
         assert!(close(sigmoid(x), 1.0 / (1.0 + (-wide).exp()), 1.0));
-        assert!(close(silu(x), wide / (1.0 + (-wide).exp()), wide.abs() + 1.0));
+        let (mut plain, mut product) = ([x], [3.0]);
+        silu(&mut plain);
+        mul_silu(&mut product, &[x]);
+        let truth = wide / (1.0 + (-wide).exp());
+        assert!(close(plain[0], truth, wide.abs() + 1.0) && close(product[0], 3.0 * truth, 3.0 * wide.abs() + 3.0));
         assert!(close(softplus(x), wide.exp().ln_1p(), wide.abs() + 1.0), "{x}");
     }
     let (mut silu_out, mut relu_out, mut sigmoid_out) = ([2.0, -1.0], [2.0, -1.0], [2.0, -1.0]);
     silu_mul(&mut silu_out, &[0.5, 2.0]);
     relu_mul(&mut relu_out, &[0.5, 2.0]);
     sigmoid_mul(&mut sigmoid_out, &[0.0, 0.0]);
-    assert_eq!((silu_out, relu_out, sigmoid_out), ([silu(2.0) * 0.5, silu(-1.0) * 2.0], [1.0, 0.0], [1.0, -0.5]));
+    let mut plain = [2.0, -1.0];
+    silu(&mut plain);
+    assert_eq!((silu_out, relu_out, sigmoid_out), ([plain[0] * 0.5, plain[1] * 2.0], [1.0, 0.0], [1.0, -0.5]));
+    let mut y = [1.0, 2.0];
+    mul_add(&[2.0, 3.0], &[0.5, -1.0], &mut y);
+    assert_eq!(y, [2.0, -1.0]);
 }
