@@ -9,7 +9,7 @@ use super::{ActivationMode, Activations, Kernels, Matrix, Pool};
 use std::marker::PhantomData;
 
 /// Weight bytes that a thread claims at a time: large against the cost of a claim, small against a layer.
-const CHUNK_BYTES: usize = 32 << 10;
+const CHUNK_BYTES: usize = 128 << 10;
 /// Weight rows whose strips are decoded together on the float path; also the smallest claim.
 const ROWS: usize = 8;
 /// Activation rows that meet a decoded strip before the next strip is decoded (their strips stay in the first-level cache).

@@ -11,7 +11,7 @@ use std::arch::x86_64::*;
 
 /// How far ahead of the block in work weights are asked for, in bytes: memory's latency times one thread's share of its bandwidth. Hardware
 /// prefetching stops at every page of 4 KiB; this does not.
-const AHEAD: usize = 2048;
+const AHEAD: usize = 1024;
 
 /// Two blocks of 32 values side by side.
 pub(super) struct Small {
