@@ -17,6 +17,8 @@ const MIB: u64 = 1 << 20;
 const PROCESS_BYTES: u64 = 16 * MIB;
 /// Page cache that reads through it hold at once: a piece for each reader thread. (Direct reads need none; which of the two is not known here.)
 const READ_BYTES: u64 = READERS as u64 * PIECE_BYTES as u64;
+/// Slots for guesses: as many experts as a fast drive reads while a layer's mixer runs.
+const STAGING: u32 = 8;
 /// See [`tokenizer_bytes`].
 const TOKENIZER_BYTES: u64 = 4 * MIB;
 /// See [`tokenizer_bytes`].
@@ -73,6 +75,8 @@ pub struct MemoryPlan {
     pub slot_bytes: u64,
     /// Slots of the window.
     pub slots: u32,
+    /// Slots beside them for experts that are read on a guess.
+    pub staging: u32,
     /// Experts of the model; more slots than that are never made.
     pub experts: u32,
     /// Slots below which nothing runs: the working set of one token in a layer, and of one layer ahead.
@@ -106,6 +110,7 @@ impl MemoryPlan {
             margin: (limit / MARGIN_SHARE).max(MARGIN_BYTES),
             slot_bytes: experts().map(|r| r.length).max().unwrap_or(0).next_multiple_of(SPAN_ALIGNMENT as u64),
             slots: 0,
+            staging: 0,
             experts: count,
             floor_slots: top_k.unwrap_or(0).saturating_mul(2).min(count),
             floor: 0,
@@ -117,6 +122,10 @@ impl MemoryPlan {
         }
         let room = limit.saturating_sub(plan.margin).saturating_sub(plan.fixed());
         plan.slots = room.checked_div(plan.slot_bytes).map_or(0, |n| n.min(count as u64) as u32);
+        if plan.slots < count {
+            plan.staging = STAGING.min(plan.slots - plan.floor_slots);
+            plan.slots -= plan.staging;
+        }
         Ok(plan)
     }
 
@@ -125,21 +134,23 @@ impl MemoryPlan {
         [self.overhead, self.trunk, self.kv, self.state, self.scratch, self.tokenizer].iter().fold(0, |a, &b| a.saturating_add(b))
     }
 
-    /// Bytes of the window.
+    /// Bytes of the window, slots for guesses included.
     pub fn window(&self) -> u64 {
-        self.slot_bytes.saturating_mul(self.slots as u64)
+        self.slot_bytes.saturating_mul(self.slots as u64 + self.staging as u64)
     }
 
     /// A table for people.
     pub fn breakdown(&self) -> String {
-        self.table(self.slots)
+        self.table(self.slots, self.staging)
     }
 
-    fn table(&self, slots: u32) -> String {
+    fn table(&self, slots: u32, staging: u32) -> String {
         let window = format!("{slots} of {} experts, {} each", self.experts, show_bytes(self.slot_bytes));
+        let guesses = format!("{staging} experts read ahead");
         let rows = [
             ("trunk", self.trunk, "what every token needs"),
             ("window", self.slot_bytes.saturating_mul(slots as u64), window.as_str()),
+            ("read-ahead", self.slot_bytes.saturating_mul(staging as u64), guesses.as_str()),
             ("keys and values", self.kv, "grows with -c"),
             ("state", self.state, "recurrent layers"),
             ("scratch", self.scratch, "activations, logits"),
@@ -159,7 +170,7 @@ impl MemoryPlan {
         format!(
             "a limit of {} is too low. At least this is needed:\n{}\nThe smallest limit that works is --ram {}M{}.",
             show_bytes(self.limit),
-            self.table(self.floor_slots),
+            self.table(self.floor_slots, 0),
             self.floor / MIB,
             if self.kv > self.slot_bytes { " (less with a shorter context, -c)" } else { "" },
         )

@@ -4,11 +4,10 @@
 //! depend on how many rows came with it.
 
 use crate::error::{Error, Result};
-use crate::model::{FfnLayer, MixerLayer, Model};
+use crate::model::{FfnLayer, Layer, MixerLayer, Model};
 use crate::scratch::{Scratch, Step};
 use crate::state::{LayerState, Session};
 use crate::store::Store;
-use crate::window::policy::Purpose;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
@@ -30,8 +29,6 @@ pub fn forward(
 ) -> Result<()> {
     let values = step.rows * model.hidden;
     session.torn = true;
-    // One row decodes; more are a prompt, which must not drive out what decoding wants to keep.
-    store.set_purpose(if step.rows == 1 { Purpose::Decode } else { Purpose::Prefill });
     embed(model, store, step, tokens, &mut scratch.x[..values]);
     for (rope, turns) in model.ropes.iter().zip(&mut scratch.turns) {
         for (row, turn) in turns.chunks_exact_mut(2 * rope.pairs()).take(step.rows).enumerate() {
@@ -65,10 +62,23 @@ pub fn forward(
             }
         }
         add(&mut scratch.x[..values], &scratch.out[..values]);
+        if let Some(next) = model.layers.get(number as usize + 1).filter(|_| step.rows == 1) {
+            look_ahead(next, number + 1, store, scratch, step)?;
+        }
     }
     session.position += step.rows;
     session.torn = false;
     Ok(())
+}
+
+/// While the next layer's mixer runs, nobody knows for sure what to read. Its router, asked about the residual stream as it is now, mostly does: the mixer
+/// changes the stream little.
+fn look_ahead(next: &Layer, number: u32, store: &mut Store, scratch: &mut Scratch, step: &Step) -> Result<()> {
+    let (FfnLayer::Routed(ffn), true) = (&next.ffn, store.looks_ahead()) else { return Ok(()) };
+    let hidden = ffn.shape.hidden;
+    next.ffn_norm.apply_rows(step, &scratch.x[..hidden], &mut scratch.normed[..hidden]);
+    ffn.guess(step, store, scratch);
+    store.look_ahead(number, scratch.ahead[..ffn.shape.top_k].iter().map(|c| c.0))
 }
 
 /// Logits of some rows of the step that [`forward`] ran last, a few at a time; `sink` gets the row and its `vocab` logits.

@@ -13,6 +13,8 @@ pub const SERIAL_VALUES: usize = 16 * 1024;
 const LOGITS_BYTES: usize = 16 << 20;
 /// Most rows of logits computed at once.
 const LOGITS_ROWS: usize = 32;
+/// Gate and up of the slices that a bundle has at most, as the converter cuts it.
+const JOBS_PER_EXPERT: usize = 16;
 /// Parts of the arena start on multiples of this many values.
 const PART_ALIGNMENT: usize = 16;
 
@@ -111,8 +113,8 @@ impl Sizes {
         let activations = Activations::bytes(self.rows, self.hidden, mode)
             + Activations::bytes(self.rows, self.inner, mode)
             + Activations::bytes(self.choices, self.expert, mode);
-        let jobs = 2 * self.experts * size_of::<Job<'static>>();
-        activations + Picks::bytes(self.choices as u64, self.experts as u64) + (floats * size_of::<f32>() + jobs) as u64
+        let jobs = JOBS_PER_EXPERT * self.experts * size_of::<Job<'static>>();
+        activations + Picks::bytes(self.choices as u64, self.experts as u64) + 8 * self.choices as u64 + (floats * size_of::<f32>() + jobs) as u64
     }
 }
 
@@ -134,6 +136,8 @@ pub struct Scratch {
     pub choice: Activations,
     /// Which experts.
     pub picks: Picks,
+    /// Experts that the next layer may want, with their weights.
+    pub ahead: Vec<(u32, f32)>,
     /// Empty between uses; kept for its allocation.
     pub jobs: Vec<Job<'static>>,
     /// Per rotary table `[rows][cosines, sines]`.
@@ -155,7 +159,8 @@ impl Scratch {
             inner: Activations::new(sizes.rows, sizes.inner, mode),
             choice: Activations::new(sizes.choices, sizes.expert, mode),
             picks: Picks::new(sizes.choices, sizes.experts),
-            jobs: Vec::with_capacity(2 * sizes.experts),
+            ahead: vec![(0, 0.0); sizes.choices],
+            jobs: Vec::with_capacity(JOBS_PER_EXPERT * sizes.experts),
             turns: model::ropes(spec).iter().map(|r| vec![0.0; sizes.rows * r.dim as usize]).collect(),
             logits: vec![0.0; sizes.logits_rows() * sizes.vocab],
         }

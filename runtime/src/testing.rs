@@ -15,6 +15,7 @@ use forebay_format::{BundleId, Index, Kind, Layout, Manifest, QuantType, Record,
 use crate::budget::{MemoryPlan, Needs};
 use crate::io::fake::{FakeDisk, Faults};
 use crate::io::{IoBackend, Queue};
+use crate::kernels::Pool;
 use crate::pack::Pack;
 use crate::store::Store;
 
@@ -66,12 +67,12 @@ impl TinyPack {
     pub fn plan(&self, slots: u32) -> MemoryPlan {
         let pack = self.open();
         let mut plan = MemoryPlan::new(&pack.manifest, &pack.index, &pack.superblock, &Needs::default(), 1 << 30).unwrap();
-        plan.slots = slots;
+        (plan.slots, plan.staging) = (slots, 0);
         plan
     }
 
     pub fn store(&self, slots: u32, io: IoBackend) -> Store {
-        Store::open(self.open(), &self.plan(slots), io).unwrap()
+        Store::open(self.open(), &self.plan(slots), io, &Pool::new(1)).unwrap()
     }
 
     /// A store that reads from a misbehaving disk with the same bytes.
@@ -80,6 +81,7 @@ impl TinyPack {
             self.open(),
             &self.plan(slots),
             Queue::new(Box::new(FakeDisk::new(self.bytes.clone(), faults, seed)), slots as usize),
+            &Pool::new(2),
         )
     }
 

@@ -249,12 +249,27 @@ impl Index {
 
     /// Checks a bundle's bytes against its fast sums; the error says which chunk.
     pub fn check_sums(&self, record: &Record, pack_id: &[u8; 16], chunk_bytes: u32, bytes: &[u8]) -> Result<(), FormatError> {
+        self.check_part(record, pack_id, chunk_bytes, 0..record.length, bytes)
+    }
+
+    /// As [`Index::check_sums`] for some slices of a bundle: `bytes` are those at `part`, which starts and ends where slices do. (No chunk
+    /// reaches from one slice into the next, so a slice can be checked before the next one is there.)
+    pub fn check_part(
+        &self,
+        record: &Record,
+        pack_id: &[u8; 16],
+        chunk_bytes: u32,
+        part: Range<u64>,
+        bytes: &[u8],
+    ) -> Result<(), FormatError> {
         let chunks = self.layout(record).chunks(chunk_bytes);
-        for (i, (range, &stored)) in chunks.zip(self.sums(record, chunk_bytes)).enumerate() {
-            let part = bytes.get(range.start as usize..range.end as usize).ok_or(FormatError::Truncated {
+        let chunks = chunks.zip(self.sums(record, chunk_bytes)).enumerate();
+        for (i, (range, &stored)) in chunks.filter(|(_, (r, _))| r.start >= part.start && r.start < part.end) {
+            let here = (range.start - part.start) as usize..(range.end - part.start) as usize;
+            let part = bytes.get(here).ok_or(FormatError::Truncated {
                 what: "bundle",
                 need: record.length,
-                have: bytes.len() as u64,
+                have: part.start + bytes.len() as u64,
             })?;
             let computed = chunk_sum(pack_id, record.id, i as u32, part);
             if computed != stored {

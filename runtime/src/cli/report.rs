@@ -46,6 +46,8 @@ pub(super) fn object(answer: &Answer, engine: &Engine, params: &Params, activati
             "hits": decode.hits,
             "misses": decode.misses,
             "hit_rate": decode.hit_rate(),
+            "guesses": decode.guesses,
+            "guesses_used": decode.guesses_used,
             "stall_seconds": decode.stall.as_secs_f64(),
         },
         "memory": memory(engine),
@@ -67,7 +69,8 @@ pub(super) fn object(answer: &Answer, engine: &Engine, params: &Params, activati
 /// Where the memory went; every number in bytes, except the slots and experts of the window.
 pub(super) fn memory(engine: &Engine) -> Value {
     let plan = engine.plan();
-    let parts = [plan.overhead, plan.trunk, plan.kv, plan.state, plan.scratch, plan.tokenizer, plan.margin];
+    let read_ahead = plan.slot_bytes.saturating_mul(u64::from(plan.staging));
+    let parts = [read_ahead, plan.overhead, plan.trunk, plan.kv, plan.state, plan.scratch, plan.tokenizer, plan.margin];
     let window = plan.slot_bytes.saturating_mul(u64::from(plan.slots));
     json!({
         "limit": plan.limit,
@@ -81,6 +84,7 @@ pub(super) fn memory(engine: &Engine) -> Value {
         "tokenizer": plan.tokenizer,
         "margin": plan.margin,
         "window": window,
+        "read_ahead": read_ahead,
         "slot_bytes": plan.slot_bytes,
         "slots": plan.slots,
         "experts": plan.experts,
@@ -94,6 +98,8 @@ struct Decode {
     bytes: u64,
     hits: u64,
     misses: u64,
+    guesses: u64,
+    guesses_used: u64,
     stall: Duration,
 }
 
@@ -106,6 +112,8 @@ impl Decode {
             bytes: over(|stats| stats.bytes),
             hits: over(|stats| stats.hits),
             misses: over(|stats| stats.misses),
+            guesses: over(|stats| stats.guesses),
+            guesses_used: over(|stats| stats.guesses_used),
             stall: after.stall.saturating_sub(before.stall),
         }
     }

@@ -1,5 +1,18 @@
 //! The choices of a step, turned from "experts of a row" to "rows of an expert".
 
+use std::ops::Range;
+
+/// How far the computation of an expert has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Slices computed, by bit.
+    pub slices: u64,
+    /// Gate and up are computed; the input of down is ready.
+    pub inner: bool,
+    /// Its output is there.
+    pub done: bool,
+}
+
 /// Choices of all rows of a step, and their order by expert. All memory is reserved in [`Picks::new`].
 #[derive(Debug)]
 pub struct Picks {
@@ -15,6 +28,8 @@ pub struct Picks {
     pub places: Vec<u32>,
     /// 0, 1, 2, ...
     pub identity: Vec<u32>,
+    /// How far each needed expert has come.
+    pub progress: Vec<Progress>,
     /// Next place of each expert, while sorting.
     next: Vec<u32>,
 }
@@ -29,18 +44,24 @@ impl Picks {
             rows: vec![0; choices],
             places: vec![0; choices],
             identity: (0..choices as u32).collect(),
+            progress: Vec::with_capacity(experts),
             next: Vec::with_capacity(experts),
         }
     }
 
     /// Bytes that [`Picks::new`] takes.
     pub fn bytes(choices: u64, experts: u64) -> u64 {
-        choices * 20 + experts * 16 + 8
+        choices * 20 + experts * 32 + 8
+    }
+
+    /// Places of needed expert `i`: one for each row that chose it.
+    pub fn places_of(&self, i: usize) -> Range<usize> {
+        self.starts[i]..self.starts[i + 1]
     }
 
     /// Sorts the first `choices` entries of `chosen` (`top_k` a row) by expert, rows of one expert in order.
     pub fn sort(&mut self, experts: usize, choices: usize, top_k: usize) {
-        let Picks { chosen, needed, starts, rows, places, next, .. } = self;
+        let Picks { chosen, needed, starts, rows, places, next, progress, .. } = self;
         next.clear();
         next.resize(experts, 0);
         for (expert, _) in &chosen[..choices] {
@@ -57,6 +78,8 @@ impl Picks {
             (*count, place) = (place, place + *count);
         }
         starts.push(place as usize);
+        progress.clear();
+        progress.resize(needed.len(), Progress::default());
         for (i, (expert, _)) in chosen[..choices].iter().enumerate() {
             let place = &mut next[*expert as usize];
             places[i] = *place;

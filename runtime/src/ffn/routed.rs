@@ -1,15 +1,16 @@
 //! A mixture of experts: the router chooses, the window holds, each expert runs once for all of its rows.
 //!
-//! The experts a step needs are taken in file order, as many at a time as the window can hold. Every (row, choice) has a place of its own for its output,
-//! and outputs are added in router order at the end: how the experts were grouped leaves no trace in the result.
+//! All experts of a step are asked for at once, as far as the window can hold them, in file order. While they are being read the shared expert and those that
+//! are there already are computed, then the others as they arrive: an expert of one row slice by slice, of many rows when it is whole. Every (row, choice)
+//! has a place of its own for its output, and outputs are added in router order at the end: when and how experts came leaves no trace in the result.
 
 use super::dense::DenseFfn;
 use super::picks::Picks;
 use super::{activate, router};
 use crate::error::{Error, Result};
-use crate::kernels::{Activations, Job, vector};
+use crate::kernels::{Activations, Job, Matrix, vector};
 use crate::scratch::{Scratch, Step, carve, recycle};
-use crate::store::{ExpertView, Store};
+use crate::store::{SliceView, Store};
 use crate::trunk::TensorHandle;
 use forebay_format::QuantType;
 use forebay_format::model::{Activation, Router};
@@ -50,7 +51,11 @@ pub struct Shared {
     pub gate: Option<Vec<f32>>,
 }
 
-/// What the groups of experts of one step work in: places `[choices, ..]` of all of them.
+/// Weights (in bytes times rows) of a prompt's experts that are computed before arrivals are looked at again: about 5 ms of two threads, which
+/// is what the reads in flight last on a fast drive.
+const ROUND_BYTES: usize = 128 << 20;
+
+/// What the experts of one step work in: places `[choices, ..]` of all of them.
 struct Work<'a> {
     input: &'a Activations,
     choice: &'a mut Activations,
@@ -94,56 +99,147 @@ impl RoutedFfn {
         step.kernels.matmul(step.pool, &w, input, logits);
         router::route(&self.router, experts, top_k, logits, &mut picks.chosen[..n * top_k]);
         picks.sort(experts, n * top_k, top_k);
+        choice.reserve(step.kernels, n * top_k, self.shape.inner, &[self.types[2]]);
         let mut work = Work { input, choice, gate, up, outputs, jobs };
+        let needed = picks.needed.len();
         let most = store.begin(n).max(1);
-        for first in (0..picks.needed.len()).step_by(most) {
-            let group = first..(first + most).min(picks.needed.len());
-            store.hold(self.layer, &picks.needed[group.clone()])?;
-            self.run_group(step, store, picks, group, &mut work)?;
-        }
+        // Where they do not fit at once, two groups are in flight: one is read while the other is computed.
+        let most = if needed > most { (most / 2).max(1) } else { most };
+        store.request(self.layer, &picks.needed[..most.min(needed)], false)?;
         if let Some(shared) = &self.shared {
             shared.ffn.forward(step, store, work.input, inner, shared_arena, shared_out);
+        }
+        for first in (0..needed).step_by(most) {
+            let group = first..(first + most).min(needed);
+            let next = group.end..(group.end + most).min(needed);
+            if !next.is_empty() {
+                store.request(self.layer, &picks.needed[next], true)?;
+            }
+            self.run_group(step, store, picks, group, &mut work)?;
         }
         self.sum(step, picks, normed, work.outputs, shared_out, &mut out[..n * hidden]);
         Ok(())
     }
 
-    /// Gate, up and down of the held experts `picks.needed[group]`, each for all of its rows.
-    fn run_group(&self, step: &Step, store: &Store, picks: &Picks, group: Range<usize>, work: &mut Work) -> Result<()> {
-        let Shape { hidden, inner, .. } = self.shape;
-        let places = picks.starts[group.start]..picks.starts[group.end];
-        let neurons = places.start * inner..places.end * inner;
-        let (gate, up) = (&mut work.gate[neurons.clone()], &mut work.up[neurons]);
-        let mut jobs = std::mem::take(work.jobs);
-        let (mut gates, mut ups) = (&mut *gate, &mut *up);
-        for i in group.clone() {
-            let expert = self.held(store, picks.needed[i])?;
-            let picked = &picks.rows[picks.starts[i]..picks.starts[i + 1]];
-            for (weights, rest) in [(expert.gate, &mut gates), (expert.up, &mut ups)] {
-                let out = take_front(rest, picked.len() * inner);
-                jobs.push(Job { weights, activations: work.input, picked: Some(picked), out });
-            }
-        }
-        step.kernels.matmul_jobs(step.pool, &mut jobs);
-        *work.jobs = recycle(jobs);
-        activate(step, self.activation, inner, gate, up);
-        work.choice.load(step.pool, step.kernels, gate, places.len(), inner, &[self.types[2]]);
-        let mut jobs = std::mem::take(work.jobs);
-        let mut outs = &mut work.outputs[places.start * hidden..places.end * hidden];
-        for i in group {
-            let picked = &picks.identity[picks.starts[i] - places.start..picks.starts[i + 1] - places.start];
-            let out = take_front(&mut outs, picked.len() * hidden);
-            jobs.push(Job { weights: self.held(store, picks.needed[i])?.down, activations: work.choice, picked: Some(picked), out });
-        }
-        step.kernels.matmul_jobs(step.pool, &mut jobs);
-        *work.jobs = recycle(jobs);
-        Ok(())
+    /// The choices that this layer would make if its input were `x` (`[1, hidden]`, normed by the caller into `scratch.normed`), into
+    /// `scratch.ahead`, the likeliest first. Asked before the layer's mixer has run, it is a guess.
+    pub fn guess(&self, step: &Step, store: &Store, scratch: &mut Scratch) {
+        let Shape { hidden, experts, top_k, .. } = self.shape;
+        let Scratch { arena, normed, input, ahead, .. } = scratch;
+        let w = store.tensor(self.logits);
+        let logits = &mut arena[..experts];
+        input.load(step.pool, step.kernels, &normed[..hidden], 1, hidden, &[w.qtype]);
+        step.kernels.matmul(step.pool, &w, input, logits);
+        router::route(&self.router, experts, top_k, logits, &mut ahead[..top_k]);
     }
 
-    fn held<'a>(&self, store: &'a Store, expert: u32) -> Result<ExpertView<'a>> {
-        let lost =
-            || Error::Unsupported(format!("layer {} expert {expert} is not in the window after it was asked for: a bug", self.layer));
-        store.expert(self.layer, expert).ok_or_else(lost)
+    /// Computes the experts `picks.needed[group]`, all of them asked for, as they arrive.
+    fn run_group(&self, step: &Step, store: &mut Store, picks: &mut Picks, group: Range<usize>, work: &mut Work) -> Result<()> {
+        loop {
+            store.advance(step.pool, false)?;
+            let mut worked = self.run_inputs(step, store, picks, group.clone(), work);
+            self.run_inner(step, store, picks, group.clone(), work);
+            worked |= self.run_outputs(step, store, picks, group.clone(), work);
+            if picks.progress[group.clone()].iter().all(|p| p.done) {
+                return Ok(());
+            }
+            if !worked && !store.advance(step.pool, true)? {
+                return Err(Error::Unsupported(format!("layer {}: an expert that was asked for never came: a bug", self.layer)));
+            }
+        }
+    }
+
+    /// Gate and up rows that have arrived, of experts in `group`. False if there was nothing to do.
+    fn run_inputs(&self, step: &Step, store: &Store, picks: &mut Picks, group: Range<usize>, work: &mut Work) -> bool {
+        let inner = self.shape.inner;
+        let Picks { needed, starts, rows, progress, .. } = picks;
+        let mut batch = Batch { jobs: std::mem::take(work.jobs), activations: work.input };
+        let (mut gates, mut ups) = (Cutter::new(work.gate), Cutter::new(work.up));
+        let mut bytes = 0;
+        for i in group {
+            let (first, picked) = (starts[i], &rows[starts[i]..starts[i + 1]]);
+            let (expert, so_far) = (needed[i], &mut progress[i]);
+            if so_far.inner || so_far.slices == u64::MAX || bytes >= ROUND_BYTES {
+                continue;
+            }
+            let arrived = store.arrived(self.layer, expert);
+            if picked.len() > 1 || arrived.gate_up == 0 {
+                let Some(whole) = store.expert(self.layer, expert) else { continue };
+                let at = first * inner..(first + picked.len()) * inner;
+                batch.add(whole.gate, picked, gates.take(at.clone()));
+                batch.add(whole.up, picked, ups.take(at));
+                bytes += (whole.gate.bytes.len() + whole.up.bytes.len()) * picked.len();
+                so_far.slices = u64::MAX;
+                continue;
+            }
+            for slice in bits(arrived.slices & arrived.gate_up & !so_far.slices) {
+                if let Some(SliceView::GateUp { rows, gate, up }) = store.slice(self.layer, expert, slice) {
+                    let at = first * inner + rows.start..first * inner + rows.end;
+                    batch.add(gate, picked, gates.take(at.clone()));
+                    batch.add(up, picked, ups.take(at));
+                    so_far.slices |= 1 << slice;
+                }
+            }
+        }
+        batch.run(step, work.jobs)
+    }
+
+    /// What lies between gate and up and down, of experts whose gate and up are complete: neighbours together.
+    fn run_inner(&self, step: &Step, store: &Store, picks: &mut Picks, group: Range<usize>, work: &mut Work) {
+        let inner = self.shape.inner;
+        let mut run = |places: Range<usize>| {
+            let values = places.start * inner..places.end * inner;
+            let gate = &mut work.gate[values.clone()];
+            activate(step, self.activation, inner, gate, &work.up[values]);
+            work.choice.fill(step.pool, step.kernels, places.start, gate);
+        };
+        let mut ready = 0..0;
+        for i in group {
+            let gate_up = store.arrived(self.layer, picks.needed[i]).gate_up;
+            let so_far = &mut picks.progress[i];
+            let complete = so_far.slices != 0 && so_far.slices & gate_up == gate_up;
+            if so_far.inner || !complete {
+                continue;
+            }
+            so_far.inner = true;
+            let places = picks.places_of(i);
+            if ready.end == places.start && !ready.is_empty() {
+                ready.end = places.end;
+            } else {
+                run(std::mem::replace(&mut ready, places));
+            }
+        }
+        run(ready);
+    }
+
+    /// Down rows that have arrived, of experts in `group` whose input is ready. False if there was nothing to do.
+    fn run_outputs(&self, step: &Step, store: &Store, picks: &mut Picks, group: Range<usize>, work: &mut Work) -> bool {
+        let hidden = self.shape.hidden;
+        let Picks { needed, starts, identity, progress, .. } = picks;
+        let mut batch = Batch { jobs: std::mem::take(work.jobs), activations: work.choice };
+        let mut outs = Cutter::new(work.outputs);
+        for i in group {
+            let (first, places) = (starts[i], &identity[starts[i]..starts[i + 1]]);
+            let (expert, so_far) = (needed[i], &mut progress[i]);
+            if so_far.done || !so_far.inner {
+                continue;
+            }
+            let arrived = store.arrived(self.layer, expert);
+            if so_far.slices == u64::MAX {
+                let Some(whole) = store.expert(self.layer, expert) else { continue };
+                batch.add(whole.down, places, outs.take(first * hidden..(first + places.len()) * hidden));
+                so_far.done = true;
+                continue;
+            }
+            for slice in bits(arrived.slices & arrived.down & !so_far.slices) {
+                if let Some(SliceView::Down { rows, down }) = store.slice(self.layer, expert, slice) {
+                    batch.add(down, places, outs.take(first * hidden + rows.start..first * hidden + rows.end));
+                    so_far.slices |= 1 << slice;
+                }
+            }
+            so_far.done = so_far.slices & arrived.down == arrived.down;
+        }
+        batch.run(step, work.jobs)
     }
 
     /// Adds each row's outputs in router order, then the shared expert's.
@@ -164,9 +260,53 @@ impl RoutedFfn {
     }
 }
 
-/// Cuts the first `len` values off `rest`.
-fn take_front<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
-    let (front, back) = std::mem::take(rest).split_at_mut(len);
-    *rest = back;
-    front
+/// Products of one fork-join, on the same activations.
+struct Batch<'a> {
+    jobs: Vec<Job<'a>>,
+    activations: &'a Activations,
+}
+
+impl<'a> Batch<'a> {
+    fn add(&mut self, weights: Matrix<'a>, picked: &'a [u32], out: &'a mut [f32]) {
+        self.jobs.push(Job { weights, activations: self.activations, picked: Some(picked), out });
+    }
+
+    /// Computes them; their list goes back to `list`. False if there were none.
+    fn run(mut self, step: &Step, list: &mut Vec<Job<'static>>) -> bool {
+        let any = !self.jobs.is_empty();
+        step.kernels.matmul_jobs(step.pool, &mut self.jobs);
+        *list = recycle(self.jobs);
+        any
+    }
+}
+
+/// Numbers of the bits that are set, lowest first.
+fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let bit = (mask != 0).then(|| mask.trailing_zeros() as usize)?;
+        mask &= mask - 1;
+        Some(bit)
+    })
+}
+
+/// Lends ranges of a slice, each behind the one before.
+struct Cutter<'a> {
+    rest: &'a mut [f32],
+    /// Place of the first of `rest`.
+    at: usize,
+}
+
+impl<'a> Cutter<'a> {
+    fn new(all: &'a mut [f32]) -> Self {
+        Cutter { rest: all, at: 0 }
+    }
+
+    /// # Panics
+    /// If the range does not lie behind those taken before, inside the slice.
+    fn take(&mut self, range: Range<usize>) -> &'a mut [f32] {
+        let (_, rest) = std::mem::take(&mut self.rest).split_at_mut(range.start - self.at);
+        let (taken, rest) = rest.split_at_mut(range.len());
+        (self.rest, self.at) = (rest, range.end);
+        taken
+    }
 }

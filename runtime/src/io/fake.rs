@@ -22,14 +22,19 @@ pub struct Faults {
     pub bad_bit: Option<u64>,
     /// At most this many random faults in all.
     pub budget: u32,
+    /// A piece takes a random number of polls up to this many until it is complete. Time is counted in polls, so that a run repeats exactly.
+    pub delay: u32,
 }
 
-/// See the module's text. Pieces complete in a random order.
+/// See the module's text. Pieces complete in a random order, after random delays.
 pub struct FakeDisk {
     content: Vec<u8>,
     faults: Faults,
     state: u64,
-    in_flight: VecDeque<Piece>,
+    /// Pieces and the time at which each is complete.
+    in_flight: VecDeque<(Piece, u64)>,
+    /// Polls so far.
+    now: u64,
     /// Random faults made so far.
     pub made: u32,
 }
@@ -40,7 +45,7 @@ unsafe impl Send for FakeDisk {}
 impl FakeDisk {
     /// A disk that holds `content`.
     pub fn new(content: Vec<u8>, faults: Faults, seed: u64) -> FakeDisk {
-        FakeDisk { content, faults, state: seed.wrapping_mul(2).wrapping_add(1), in_flight: VecDeque::new(), made: 0 }
+        FakeDisk { content, faults, state: seed.wrapping_mul(2).wrapping_add(1), in_flight: VecDeque::new(), now: 0, made: 0 }
     }
 
     /// SplitMix64 (Steele et al. 2014).
@@ -95,18 +100,36 @@ impl DiskIo for FakeDisk {
     }
 
     unsafe fn submit(&mut self, pieces: &[Piece]) -> io::Result<()> {
-        self.in_flight.extend(pieces);
+        for &piece in pieces {
+            let delay = self.random() % (self.faults.delay as u64 + 1);
+            self.in_flight.push_back((piece, self.now + delay));
+        }
         Ok(())
     }
 
-    fn wait(&mut self) -> io::Result<Completion> {
-        let count = self.in_flight.len();
+    fn poll(&mut self) -> io::Result<Option<Completion>> {
+        self.now += 1;
+        let complete = |&(_, at): &(Piece, u64)| at < self.now;
+        let count = self.in_flight.iter().filter(|p| complete(p)).count();
         if count == 0 {
-            return Err(io::Error::other("nothing in flight"));
+            return Ok(None);
         }
         let pick = self.random() as usize % count;
-        let piece = self.in_flight.swap_remove_back(pick).ok_or(io::ErrorKind::NotFound)?;
+        let now = self.now;
+        let at = self.in_flight.iter().enumerate().filter(|(_, p)| p.1 < now).nth(pick).map_or(0, |(i, _)| i);
+        let (piece, _) = self.in_flight.swap_remove_back(at).ok_or(io::ErrorKind::NotFound)?;
         let result = self.run(&piece);
-        Ok(Completion { tag: piece.tag, result })
+        Ok(Some(Completion { tag: piece.tag, result }))
+    }
+
+    fn wait(&mut self) -> io::Result<Completion> {
+        if self.in_flight.is_empty() {
+            return Err(io::Error::other("nothing in flight"));
+        }
+        loop {
+            if let Some(completion) = self.poll()? {
+                return Ok(completion);
+            }
+        }
     }
 }

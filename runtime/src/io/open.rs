@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::buffered::buffered;
 use super::pread::PreadPool;
-use super::{DiskIo, IO_ALIGNMENT, Queue};
+use super::{DiskIo, IO_ALIGNMENT, Queue, Urgency};
 use crate::window::arena::Arena;
 
 /// Which backend reads the pack.
@@ -98,7 +98,7 @@ fn probed(backend: &Backend, file: Arc<File>, pack: &File) -> io::Result<Queue> 
     let mut arena = Arena::new([IO_ALIGNMENT])?;
     let lease = arena.lease(0).ok_or(io::ErrorKind::OutOfMemory)?;
     let mut queue = Queue::new((backend.start)(file)?, 1);
-    queue.read(0, 0, IO_ALIGNMENT, lease);
+    queue.read(0, 0, IO_ALIGNMENT, lease, Urgency::Demand);
     let done = queue.wait()?.ok_or(io::ErrorKind::UnexpectedEof)?;
     done.result.map_err(|e| e.error)?;
     if done.lease.bytes() != expected {
@@ -191,7 +191,7 @@ mod tests {
                     eprintln!("{}: memory registered: {registered}", backend.name);
                 }
                 for (i, &(offset, length)) in runs.iter().enumerate() {
-                    opened.queue.read(i as u64, offset as u64, length, arena.lease(i).unwrap());
+                    opened.queue.read(i as u64, offset as u64, length, arena.lease(i).unwrap(), Urgency::Demand);
                 }
                 while let Some(done) = opened.queue.wait().unwrap() {
                     done.result.unwrap();
@@ -219,7 +219,7 @@ mod tests {
                 continue;
             };
             let mut arena = Arena::new([40 * PIECE_BYTES]).unwrap();
-            opened.queue.read(0, 0, 40 * PIECE_BYTES, arena.lease(0).unwrap());
+            opened.queue.read(0, 0, 40 * PIECE_BYTES, arena.lease(0).unwrap(), Urgency::Demand);
             opened.queue.start().unwrap();
             drop(arena);
             drop(opened);

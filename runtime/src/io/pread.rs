@@ -110,6 +110,10 @@ impl DiskIo for PreadPool {
         Ok(())
     }
 
+    fn poll(&mut self) -> io::Result<Option<Completion>> {
+        Ok(self.shared.lock().done.pop_front())
+    }
+
     fn wait(&mut self) -> io::Result<Completion> {
         let mut state = self.shared.lock();
         loop {

@@ -3,15 +3,26 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{DEPTH, DiskIo, IO_ALIGNMENT, PIECE_BYTES, Piece};
+use super::{Completion, DEPTH, DiskIo, Histogram, IO_ALIGNMENT, PIECE_BYTES, Piece};
 use crate::window::arena::Lease;
 
 /// Waits before the second and third attempt after an I/O error.
 const RETRY_DELAYS: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(100)];
+/// Most pieces of guesses in flight: enough to keep a drive busy, few enough that a demand behind them waits a millisecond or two.
+const AHEAD_DEPTH: usize = 8;
 /// A piece that is interrupted this often without any progress is taken for broken.
 const MAX_INTERRUPTIONS: u32 = 1000;
+
+/// Who goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// Somebody waits for it.
+    Demand,
+    /// A guess: started only when no demanded byte waits to be started, a few pieces at a time.
+    Ahead,
+}
 
 /// A run that cannot be read.
 #[derive(Debug)]
@@ -41,6 +52,7 @@ pub struct Done {
 /// One run being read.
 struct Run {
     tag: u64,
+    urgency: Urgency,
     lease: Lease,
     offset: u64,
     length: usize,
@@ -52,17 +64,25 @@ struct Run {
 }
 
 /// One piece of a run; `run` is `None` when the cell is free.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Cell {
     run: Option<usize>,
+    urgency: Urgency,
     start: usize,
     length: usize,
     interruptions: u32,
     failures: usize,
+    started: Option<Instant>,
+}
+
+impl Default for Cell {
+    fn default() -> Self {
+        Cell { run: None, urgency: Urgency::Demand, start: 0, length: 0, interruptions: 0, failures: 0, started: None }
+    }
 }
 
 /// Counts for the statistics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueStats {
     /// Bytes that arrived.
     pub bytes: u64,
@@ -70,6 +90,10 @@ pub struct QueueStats {
     pub requests: u64,
     /// Requests repeated after an error.
     pub retries: u64,
+    /// Microseconds from the start of a piece to the moment when its completion was seen.
+    pub latency: Histogram,
+    /// Bytes of a piece.
+    pub sizes: Histogram,
 }
 
 /// Reads runs through a backend. All runs given are started at once, as far as the depth allows, and finish in any order.
@@ -79,6 +103,11 @@ pub struct Queue {
     free_runs: Vec<usize>,
     /// Runs with bytes not yet issued, oldest first.
     backlog: VecDeque<usize>,
+    /// The same, of guesses.
+    ahead: VecDeque<usize>,
+    /// Most pieces of guesses in flight.
+    ahead_depth: usize,
+    ahead_in_flight: usize,
     /// Runs that are complete.
     finished: VecDeque<usize>,
     cells: [Cell; DEPTH],
@@ -99,6 +128,9 @@ impl Queue {
             runs: Vec::with_capacity(runs),
             free_runs: Vec::with_capacity(runs),
             backlog: VecDeque::with_capacity(runs),
+            ahead: VecDeque::with_capacity(runs),
+            ahead_depth: AHEAD_DEPTH,
+            ahead_in_flight: 0,
             finished: VecDeque::with_capacity(runs),
             cells: [Cell::default(); DEPTH],
             ready: Vec::with_capacity(DEPTH),
@@ -121,17 +153,22 @@ impl Queue {
     }
 
     /// Counts since the start.
-    pub fn stats(&self) -> QueueStats {
-        self.stats
+    pub fn stats(&self) -> &QueueStats {
+        &self.stats
+    }
+
+    /// Nothing is queued, in flight or finished and not yet taken.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight == 0 && self.backlog.is_empty() && self.ahead.is_empty() && self.finished.is_empty() && self.ready.is_empty()
     }
 
     /// Queues a run of `length` bytes at `offset`, both multiples of [`IO_ALIGNMENT`], into the start of `lease`. Nothing is started before
-    /// [`Queue::start`] or [`Queue::wait`], so that a batch goes to the kernel as one.
-    pub fn read(&mut self, tag: u64, offset: u64, length: usize, lease: Lease) {
+    /// [`Queue::start`], [`Queue::poll`] or [`Queue::wait`], so that a batch goes to the kernel as one.
+    pub fn read(&mut self, tag: u64, offset: u64, length: usize, lease: Lease, urgency: Urgency) {
         let aligned = offset.is_multiple_of(IO_ALIGNMENT as u64) && length.is_multiple_of(IO_ALIGNMENT) && length > 0;
         let fits = length <= lease.len() && offset.checked_add(length as u64).is_some();
         let error = (!aligned || !fits).then(|| ReadError { offset, error: io::ErrorKind::InvalidInput.into() });
-        let run = Run { tag, lease, offset, length, issued: 0, pieces: 0, error };
+        let run = Run { tag, urgency, lease, offset, length, issued: 0, pieces: 0, error };
         let failed = run.error.is_some();
         let id = match self.free_runs.pop() {
             Some(id) => {
@@ -143,10 +180,30 @@ impl Queue {
                 self.runs.len() - 1
             }
         };
-        if failed {
-            self.finished.push_back(id);
-        } else {
-            self.backlog.push_back(id);
+        match (failed, urgency) {
+            (true, _) => self.finished.push_back(id),
+            (false, Urgency::Demand) => self.backlog.push_back(id),
+            (false, Urgency::Ahead) => self.ahead.push_back(id),
+        }
+    }
+
+    /// Guesses of which no byte was asked for yet: those whose tag is `wanted` become demands, the others are given up and come back through `dropped`.
+    /// A guess that is partly on its way goes on.
+    pub fn settle(&mut self, wanted: impl Fn(u64) -> bool, mut dropped: impl FnMut(u64, Lease)) {
+        for _ in 0..self.ahead.len() {
+            let Some(id) = self.ahead.pop_front() else { break };
+            match &mut self.runs[id] {
+                Some(run) if wanted(run.tag) => {
+                    run.urgency = Urgency::Demand;
+                    self.backlog.push_back(id);
+                }
+                Some(run) if run.issued > 0 => self.ahead.push_back(id),
+                _ => {
+                    if let Some(done) = self.take(id) {
+                        dropped(done.tag, done.lease);
+                    }
+                }
+            }
         }
     }
 
@@ -157,15 +214,19 @@ impl Queue {
         }
         self.cut();
         self.batch.clear();
+        if self.ready.is_empty() {
+            return Ok(());
+        }
+        let now = Instant::now();
         for cell in self.ready.drain(..) {
-            let c = &self.cells[cell];
+            let c = &mut self.cells[cell];
             let Some(run) = c.run.and_then(|r| self.runs[r].as_ref()) else { continue };
+            c.started = Some(now);
+            self.ahead_in_flight += usize::from(c.urgency == Urgency::Ahead);
+            self.stats.sizes.add(c.length as u64);
             // `read` checked that offset and lease cover the whole run, so neither sum leaves it.
             let target = run.lease.as_ptr().wrapping_add(c.start);
             self.batch.push(Piece { tag: cell, offset: run.offset + c.start as u64, target, length: c.length });
-        }
-        if self.batch.is_empty() {
-            return Ok(());
         }
         self.in_flight += self.batch.len();
         // SAFETY: each piece lies inside a lease that `runs` owns until all its pieces are complete (`complete` counts them); the lease is the only
@@ -189,27 +250,59 @@ impl Queue {
                 return Ok(None);
             }
             let completion = self.io.wait().inspect_err(|_| self.broken = true)?;
-            self.in_flight -= 1;
-            self.complete(completion.tag, completion.result);
+            self.land(completion);
         }
     }
 
-    /// Cuts pieces off the runs in the backlog while there are free cells.
+    /// As [`Queue::wait`], without waiting: `None` when no run is complete yet.
+    pub fn poll(&mut self) -> io::Result<Option<Done>> {
+        loop {
+            if let Some(done) = self.finished.pop_front().and_then(|id| self.take(id)) {
+                return Ok(Some(done));
+            }
+            self.start()?;
+            if self.in_flight == 0 {
+                return Ok(None);
+            }
+            match self.io.poll().inspect_err(|_| self.broken = true)? {
+                Some(completion) => self.land(completion),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    fn land(&mut self, completion: Completion) {
+        self.in_flight -= 1;
+        if let Some(cell) = self.cells.get(completion.tag) {
+            self.ahead_in_flight -= usize::from(cell.urgency == Urgency::Ahead);
+            if let Some(started) = cell.started {
+                self.stats.latency.add(started.elapsed().as_micros() as u64);
+            }
+        }
+        self.complete(completion.tag, completion.result);
+    }
+
+    /// Cuts pieces off the runs in the backlog while there are free cells, then off guesses while few of them are in flight.
     fn cut(&mut self) {
         let mut cell = 0;
-        while let Some(&id) = self.backlog.front() {
+        let mut guesses = self.ahead_in_flight;
+        loop {
+            let urgency = if self.backlog.is_empty() { Urgency::Ahead } else { Urgency::Demand };
+            let list = if urgency == Urgency::Demand { &mut self.backlog } else { &mut self.ahead };
+            let Some(&id) = list.front() else { return };
             let Some(run) = self.runs[id].as_mut().filter(|r| r.issued < r.length && r.error.is_none()) else {
-                self.backlog.pop_front();
+                list.pop_front();
                 continue;
             };
             while cell < DEPTH && self.cells[cell].run.is_some() {
                 cell += 1;
             }
-            if cell == DEPTH {
+            if cell == DEPTH || (urgency == Urgency::Ahead && guesses >= self.ahead_depth) {
                 return;
             }
+            guesses += usize::from(urgency == Urgency::Ahead);
             let length = PIECE_BYTES.min(run.length - run.issued);
-            self.cells[cell] = Cell { run: Some(id), start: run.issued, length, ..Cell::default() };
+            self.cells[cell] = Cell { run: Some(id), start: run.issued, length, urgency, ..Cell::default() };
             run.issued += length;
             run.pieces += 1;
             self.ready.push(cell);
@@ -230,7 +323,7 @@ impl Queue {
                 // A short read goes on where it stopped, at the last aligned byte: direct I/O takes no other.
                 let whole = n - n % IO_ALIGNMENT;
                 self.stats.bytes += whole as u64;
-                *c = Cell { start: c.start + whole, length: c.length - whole, interruptions: 0, failures: 0, run: c.run };
+                *c = Cell { start: c.start + whole, length: c.length - whole, interruptions: 0, failures: 0, ..*c };
                 self.ready.push(cell);
                 return;
             }
@@ -263,6 +356,9 @@ impl Queue {
             && run.error.is_none()
         {
             run.error = Some(ReadError { offset: here, error });
+            // Nothing more of it is cut, and its number may soon be another run's.
+            self.backlog.retain(|&r| r != id);
+            self.ahead.retain(|&r| r != id);
         }
         if run.pieces == 0 && (run.issued == run.length || run.error.is_some()) {
             self.finished.push_back(id);

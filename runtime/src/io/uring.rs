@@ -104,12 +104,18 @@ impl DiskIo for Uring {
         }
     }
 
+    fn poll(&mut self) -> io::Result<Option<Completion>> {
+        Ok(self.ring.completion().next().map(|entry| {
+            let result = entry.result();
+            let result = if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result as usize) };
+            Completion { tag: entry.user_data() as usize, result }
+        }))
+    }
+
     fn wait(&mut self) -> io::Result<Completion> {
         loop {
-            if let Some(entry) = self.ring.completion().next() {
-                let result = entry.result();
-                let result = if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result as usize) };
-                return Ok(Completion { tag: entry.user_data() as usize, result });
+            if let Some(completion) = self.poll()? {
+                return Ok(completion);
             }
             match self.ring.submit_and_wait(1) {
                 Ok(_) => {}

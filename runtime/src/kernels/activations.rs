@@ -74,20 +74,38 @@ impl Activations {
     /// # Panics
     /// If there is no room, or `cols` is not a whole number of blocks of one of `types`.
     pub fn load(&mut self, pool: &Pool, k: &Kernels, rows: &[f32], n: usize, cols: usize, types: &[QuantType]) {
+        self.reserve(k, n, cols, types);
+        self.fill(pool, k, 0, rows);
+    }
+
+    /// Makes room for `n` rows of `cols` values in the forms that weights of `types` need. What they hold is undefined until [`Activations::fill`].
+    ///
+    /// # Panics
+    /// As [`Activations::load`].
+    pub fn reserve(&mut self, k: &Kernels, n: usize, cols: usize, types: &[QuantType]) {
         assert!(n <= self.max_rows && cols <= self.max_cols, "{n} x {cols} values in room for {} x {}", self.max_rows, self.max_cols);
-        assert_eq!(rows.len(), n * cols, "{n} rows of {cols} values");
         (self.rows, self.cols) = (n, cols);
-        for (to, from) in self.values.chunks_exact_mut(stride(cols).max(1)).zip(rows.chunks_exact(cols.max(1))) {
+        for Quantised { form, loaded, .. } in self.forms.iter_mut().flatten() {
+            *loaded = k.mode() == ActivationMode::Int8 && types.iter().any(|&t| Form::of(t) == Some(*form));
+            assert!(!*loaded || cols.is_multiple_of(form.block()), "{cols} values are no whole blocks of {}", form.block());
+        }
+    }
+
+    /// Copies `rows` to the rows from `first` on, and quantises them.
+    ///
+    /// # Panics
+    /// If they are not whole rows, or there is no room for them.
+    pub fn fill(&mut self, pool: &Pool, k: &Kernels, first: usize, rows: &[f32]) {
+        let cols = self.cols;
+        let n = rows.len() / cols.max(1);
+        assert!(rows.len() == n * cols && first + n <= self.rows, "{} values in rows of {cols} from row {first} on", rows.len());
+        for (to, from) in self.values.chunks_exact_mut(stride(cols).max(1)).skip(first).zip(rows.chunks_exact(cols.max(1))) {
             to[..cols].copy_from_slice(from);
             to[cols..].fill(0.0);
         }
-        for part in self.forms.iter_mut().flatten() {
-            let Quantised { form, q, d, sums, loaded } = part;
-            *loaded = k.mode() == ActivationMode::Int8 && types.iter().any(|&t| Form::of(t) == Some(*form));
-            if *loaded {
-                assert!(cols.is_multiple_of(form.block()), "{cols} values are no whole blocks of {}", form.block());
-                quantise_rows(pool, k, *form, rows, cols, (q, d, sums));
-            }
+        for Quantised { form, q, d, sums, .. } in self.forms.iter_mut().flatten().filter(|part| part.loaded) {
+            let (blocks, groups) = (cols / form.block(), cols / form.group());
+            quantise_rows(pool, k, *form, rows, cols, (&mut q[first * cols..], &mut d[first * blocks..], &mut sums[first * groups..]));
         }
     }
 

@@ -2,6 +2,16 @@ use super::*;
 use crate::io::fake::Faults;
 use crate::testing::{EXPERTS, HIDDEN, INNER, Random, Sizes, TinyPack, with_backends};
 
+/// Requests experts and waits until all of them are there.
+fn hold(store: &mut Store, layer: u32, experts: &[u32]) -> Result<()> {
+    let pool = Pool::new(2);
+    store.request(layer, experts, false)?;
+    while !experts.iter().all(|&e| store.is_whole(layer, e)) {
+        assert!(store.advance(&pool, true)?, "what was asked for comes");
+    }
+    Ok(())
+}
+
 /// Rows of a matrix as its pieces give them.
 fn rows(m: &Matrix) -> Vec<u8> {
     let row = m.qtype.row_bytes(m.cols).unwrap();
@@ -60,7 +70,7 @@ fn every_backend_reads_the_same_trunk_and_experts() {
         for _ in 0..60 {
             let layer = [0, 2][random.below(2) as usize];
             let experts: Vec<u32> = (0..4).map(|_| random.below(EXPERTS[layer as usize] as u64) as u32).collect();
-            store.hold(layer, &experts).unwrap();
+            hold(&mut store, layer, &experts).unwrap();
             experts.iter().for_each(|&e| assert_expert(&tiny, &store, layer, e));
         }
         let stats = store.stats();
@@ -83,12 +93,12 @@ fn holds_that_cannot_be() {
     let tiny = TinyPack::new();
     let mut store = tiny.store(4, IoBackend::Buffered);
     let text = |r: Result<()>| r.unwrap_err().to_string();
-    assert!(text(store.hold(0, &[0, 1, 2, 3, 4])).contains("5 experts are wanted at once, but the window has 4 slots"));
-    assert!(text(store.hold(0, &[6])).contains("no layer 0 expert 6"));
-    assert!(text(store.hold(1, &[0])).contains("no layer 1 expert 0"));
-    assert!(text(store.hold(9, &[0])).contains("no layer 9 expert 0"));
-    store.hold(0, &[]).unwrap();
-    store.hold(0, &[3, 3, 3, 3, 3, 3]).unwrap();
+    assert!(text(hold(&mut store, 0, &[0, 1, 2, 3, 4])).contains("5 experts are wanted at once, but the window has 4 slots"));
+    assert!(text(hold(&mut store, 0, &[6])).contains("no layer 0 expert 6"));
+    assert!(text(hold(&mut store, 1, &[0])).contains("no layer 1 expert 0"));
+    assert!(text(hold(&mut store, 9, &[0])).contains("no layer 9 expert 0"));
+    hold(&mut store, 0, &[]).unwrap();
+    hold(&mut store, 0, &[3, 3, 3, 3, 3, 3]).unwrap();
     assert_eq!((store.stats().misses, store.stats().hits), (1, 0));
     assert!(store.expert(0, 0).is_none() && store.expert(1, 0).is_none() && store.expert(77, 0).is_none());
 }
@@ -101,7 +111,7 @@ fn transient_faults_change_nothing_but_the_statistics() {
         let faults = Faults { short: 300, interrupted: 300, budget: 200, ..Faults::default() };
         let mut store = tiny.faulty(5, faults, seed).unwrap();
         for layer in [0, 2, 0, 2] {
-            store.hold(layer, &[0, 5, 2, 4, 1]).unwrap();
+            hold(&mut store, layer, &[0, 5, 2, 4, 1]).unwrap();
             [0, 5, 2, 4, 1].iter().for_each(|&e| assert_expert(&tiny, &store, layer, e));
         }
     }
@@ -114,7 +124,7 @@ fn a_flipped_bit_is_read_again_and_an_error_retried() {
     for seed in 0..40 {
         for faults in [Faults { flip: 200, budget: 1, ..Faults::default() }, Faults { error: 100, budget: 1, ..Faults::default() }] {
             let mut store = tiny.faulty(5, faults, seed).unwrap();
-            store.hold(2, &[9, 0, 3]).unwrap();
+            hold(&mut store, 2, &[9, 0, 3]).unwrap();
             [9, 0, 3].iter().for_each(|&e| assert_expert(&tiny, &store, 2, e));
             rereads += store.stats().rereads;
             retries += store.stats().retries;
@@ -133,18 +143,18 @@ fn lasting_damage_is_an_error_that_names_the_bundle_and_spares_the_others() {
         (Faults { bad_sector: Some(at), ..Faults::default() }, 6, format!("layer 2 expert 7 at offset {}", record.offset)),
     ] {
         let mut store = tiny.faulty(4, faults, 3).unwrap();
-        store.hold(2, &[1, 2]).unwrap();
-        let error = store.hold(2, &[1, 7, 8]).unwrap_err();
+        hold(&mut store, 2, &[1, 2]).unwrap();
+        let error = hold(&mut store, 2, &[1, 7, 8]).unwrap_err();
         assert!(error.to_string().contains(&text), "{error}");
         assert_eq!(error.exit_code(), code);
         assert!(store.expert(2, 7).is_none(), "damaged bytes are never served");
         for round in 0..5 {
-            store.hold(2, &[8, round]).unwrap();
+            hold(&mut store, 2, &[8, round]).unwrap();
             assert_expert(&tiny, &store, 2, 8);
             assert_expert(&tiny, &store, 2, round);
         }
-        store.hold(2, &[7]).unwrap_err();
-        store.hold(0, &[0, 1, 2, 3]).unwrap();
+        hold(&mut store, 2, &[7]).unwrap_err();
+        hold(&mut store, 0, &[0, 1, 2, 3]).unwrap();
     }
 }
 
@@ -167,8 +177,8 @@ fn a_bundle_in_the_wrong_place_is_caught() {
     bytes.copy_within(a..a + length, b);
     std::fs::write(&tiny.path, bytes).unwrap();
     let mut store = tiny.store(4, IoBackend::Buffered);
-    store.hold(0, &[3]).unwrap();
-    assert!(store.hold(0, &[4]).unwrap_err().to_string().contains("checksum of layer 0 expert 4"));
+    hold(&mut store, 0, &[3]).unwrap();
+    assert!(hold(&mut store, 0, &[4]).unwrap_err().to_string().contains("checksum of layer 0 expert 4"));
 }
 
 #[test]
@@ -178,10 +188,10 @@ fn a_file_cut_short_while_running_is_an_error() {
         let mut store = tiny.store(4, io);
         let offset = store.pack().index.get(BundleId::expert(2, 9)).unwrap().offset;
         std::fs::OpenOptions::new().write(true).open(&tiny.path).unwrap().set_len(offset + 100).unwrap();
-        let error = store.hold(2, &[0, 9]).unwrap_err();
+        let error = hold(&mut store, 2, &[0, 9]).unwrap_err();
         assert!(error.to_string().contains("cannot read layer 2 expert 9"), "{error}");
         assert_eq!(error.exit_code(), 6);
-        store.hold(2, &[0]).unwrap();
+        hold(&mut store, 2, &[0]).unwrap();
         assert_expert(&tiny, &store, 2, 0);
     });
 }
@@ -197,7 +207,7 @@ fn the_order_of_placement_never_shows() {
             store.set_purpose(if step % 3 == 0 { Purpose::Prefill } else { Purpose::Decode });
             for layer in [0, 2] {
                 let experts: Vec<u32> = (0..2).map(|_| random.below(EXPERTS[layer as usize] as u64) as u32).collect();
-                store.hold(layer, &experts).unwrap();
+                hold(&mut store, layer, &experts).unwrap();
                 experts.iter().for_each(|&e| assert_expert(&tiny, &store, layer, e));
             }
         }
@@ -266,14 +276,14 @@ fn child_under_the_limit() {
     let plan = MemoryPlan::new(&pack.manifest, &pack.index, &pack.superblock, &needs, limit.parse().unwrap()).unwrap();
     eprintln!("{}", plan.breakdown());
     assert!(plan.slots < plan.experts && plan.slots >= plan.floor_slots);
-    let mut store = match Store::open(pack, &plan, IoBackend::from_name(backend).unwrap()) {
+    let mut store = match Store::open(pack, &plan, IoBackend::from_name(backend).unwrap(), &Pool::new(1)) {
         Err(e) if e.exit_code() == 6 => return drop(std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("SKIP: {e}\n"))),
         other => other.unwrap(),
     };
     let mut random = Random(3);
     for _ in 0..100 {
         for layer in [0, 1] {
-            store.hold(layer, &[random.below(25) as u32, random.below(25) as u32]).unwrap();
+            hold(&mut store, layer, &[random.below(25) as u32, random.below(25) as u32]).unwrap();
         }
     }
     assert!(store.stats().bytes > plan.limit, "{:?}", store.stats());

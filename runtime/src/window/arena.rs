@@ -1,10 +1,12 @@
 //! Page-aligned anonymous memory cut into spans: the trunk (a span per run) and the window (a span per slot).
 //!
-//! A span is either readable through the arena or leased to the I/O side, never both: that is what makes reads that land in place sound.
+//! A page is either readable through the arena or leased to the I/O side, never both: that is what makes reads that land in place sound. Parts of a
+//! span are leased one by one, so that kernels read the first slice of an expert while the rest is on its way.
 //! Everything is mapped at start and stays until the arena and all its leases are gone.
 
 use std::ffi::c_void;
 use std::io;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -83,14 +85,15 @@ impl Drop for Mapping {
 struct Span {
     start: usize,
     length: usize,
-    leased: bool,
 }
 
-/// Memory cut into spans. See the module's text for who may touch a span when.
+/// Memory cut into spans. See the module's text for who may touch which bytes when.
 pub struct Arena {
     /// `None` when there are no bytes at all.
     map: Option<Arc<Mapping>>,
     spans: Vec<Span>,
+    /// One bit a page of [`SPAN_ALIGNMENT`] bytes: it is leased. 64 pages a word.
+    leased: Vec<u64>,
     locked: bool,
 }
 
@@ -100,16 +103,17 @@ impl Arena {
         let mut spans = Vec::new();
         let mut end = 0usize;
         for length in lengths {
-            spans.push(Span { start: end, length, leased: false });
+            spans.push(Span { start: end, length });
             end = length.checked_next_multiple_of(SPAN_ALIGNMENT).and_then(|l| end.checked_add(l)).ok_or(io::ErrorKind::OutOfMemory)?;
         }
         if end == 0 {
-            return Ok(Arena { map: None, spans, locked: true });
+            return Ok(Arena { map: None, spans, leased: Vec::new(), locked: true });
         }
         let map = Mapping::new(end)?;
         map.advise_huge();
         let locked = map.lock();
-        Ok(Arena { map: Some(Arc::new(map)), spans, locked })
+        let leased = vec![0; (end / SPAN_ALIGNMENT).div_ceil(64)];
+        Ok(Arena { map: Some(Arc::new(map)), spans, leased, locked })
     }
 
     /// Number of spans.
@@ -132,34 +136,67 @@ impl Arena {
         self.map.as_ref().map(|m| (m.base.as_ptr(), m.length))
     }
 
-    /// Bytes of a span; `None` if there is no such span or it is leased.
+    /// Bytes of a span; `None` if there is no such span or a part of it is leased.
     pub fn bytes(&self, span: usize) -> Option<&[u8]> {
-        let s = self.spans.get(span).filter(|s| !s.leased)?;
-        let map = self.map.as_ref()?;
-        // SAFETY: the span lies inside the mapping, whose bytes are initialised (anonymous memory reads as zero). It is not leased, and leasing
-        // it takes `&mut self`, so nothing writes to it while this borrow of `self` lives.
-        Some(unsafe { std::slice::from_raw_parts(map.base.as_ptr().add(s.start), s.length) })
+        self.part(span, 0..self.spans.get(span)?.length)
     }
 
-    /// Takes a span out for writing; `None` if there is no such span or it is out already.
-    pub fn lease(&mut self, span: usize) -> Option<Lease> {
-        let s = self.spans.get_mut(span).filter(|s| !s.leased)?;
-        let map = self.map.as_ref()?;
-        s.leased = true;
-        Some(Lease { map: Arc::clone(map), span, start: s.start, length: s.length })
-    }
-
-    /// Puts a leased span back. A lease of another arena is dropped without effect.
-    pub fn restore(&mut self, lease: Lease) {
-        if self.map.as_ref().is_some_and(|m| Arc::ptr_eq(m, &lease.map))
-            && let Some(s) = self.spans.get_mut(lease.span)
-        {
-            s.leased = false;
+    /// These bytes of a span; `None` if they are not inside it or share a page with a lease.
+    pub fn part(&self, span: usize, range: Range<usize>) -> Option<&[u8]> {
+        let at = self.place(span, &range)?;
+        if words(&at).any(|(word, bits)| self.leased[word] & bits != 0) {
+            return None;
         }
+        let map = self.map.as_ref()?;
+        // SAFETY: the bytes lie inside the mapping and are initialised (anonymous memory reads as zero). No page of them is leased, and leasing one
+        // takes `&mut self`, so nothing writes to them while this borrow of `self` lives.
+        Some(unsafe { std::slice::from_raw_parts(map.base.as_ptr().add(at.start), at.len()) })
+    }
+
+    /// Takes a whole span out for writing; see [`Arena::lease_part`].
+    pub fn lease(&mut self, span: usize) -> Option<Lease> {
+        self.lease_part(span, 0..self.spans.get(span)?.length)
+    }
+
+    /// Takes bytes of a span out for writing, whole pages of them: the range starts at a multiple of [`SPAN_ALIGNMENT`] and ends at one or with the
+    /// span. `None` if it does not, is not inside the span, or a part of it is out already.
+    pub fn lease_part(&mut self, span: usize, range: Range<usize>) -> Option<Lease> {
+        let at = self.place(span, &range)?;
+        let whole = range.start.is_multiple_of(SPAN_ALIGNMENT);
+        let whole = whole && (range.end.is_multiple_of(SPAN_ALIGNMENT) || range.end == self.spans.get(span)?.length);
+        let map = Arc::clone(self.map.as_ref()?);
+        if !whole || words(&at).any(|(word, bits)| self.leased[word] & bits != 0) {
+            return None;
+        }
+        words(&at).for_each(|(word, bits)| self.leased[word] |= bits);
+        Some(Lease { map, span, start: at.start, length: at.len() })
+    }
+
+    /// Puts leased bytes back. A lease of another arena is dropped without effect.
+    pub fn restore(&mut self, lease: Lease) {
+        if self.map.as_ref().is_some_and(|m| Arc::ptr_eq(m, &lease.map)) {
+            words(&(lease.start..lease.start + lease.length)).for_each(|(word, bits)| self.leased[word] &= !bits);
+        }
+    }
+
+    /// Bytes of the mapping; `None` if the range is not inside the span.
+    fn place(&self, span: usize, range: &Range<usize>) -> Option<Range<usize>> {
+        let s = self.spans.get(span)?;
+        (range.start <= range.end && range.end <= s.length).then(|| s.start + range.start..s.start + range.end)
     }
 }
 
-/// A span that is out for writing. The only way to its bytes until it is restored; dropping it instead leaves the span unreadable for good.
+/// The pages that these bytes touch, as words of the bitmap and bits of each.
+fn words(at: &Range<usize>) -> impl Iterator<Item = (usize, u64)> + use<> {
+    let (first, end) = (at.start / SPAN_ALIGNMENT, at.end.div_ceil(SPAN_ALIGNMENT));
+    let all = if at.is_empty() { 0..0 } else { first / 64..end.div_ceil(64) };
+    all.map(move |word| {
+        let (low, high) = (first.max(word * 64) - word * 64, end.min(word * 64 + 64) - word * 64);
+        (word, (u64::MAX >> (64 - (high - low))) << low)
+    })
+}
+
+/// Bytes that are out for writing. The only way to them until they are restored; dropping the lease instead leaves them unreadable for good.
 pub struct Lease {
     map: Arc<Mapping>,
     span: usize,
@@ -178,14 +215,14 @@ impl Lease {
         self.length
     }
 
-    /// The span has no bytes.
+    /// There are no bytes.
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
 
     /// First byte. Writing through it is sound while the lease lives and nobody uses [`Lease::bytes`].
     pub fn as_ptr(&self) -> *mut u8 {
-        // SAFETY: the span lies inside the mapping.
+        // SAFETY: the bytes lie inside the mapping.
         unsafe { self.map.base.as_ptr().add(self.start) }
     }
 
@@ -231,6 +268,30 @@ mod tests {
         // SAFETY: the lease keeps the mapping alive.
         unsafe { from_b.as_ptr().write_bytes(1, from_b.len()) };
         assert_eq!(from_b.bytes()[4095], 1);
+    }
+
+    #[test]
+    fn parts_are_leased_page_by_page() {
+        const P: usize = SPAN_ALIGNMENT;
+        let mut arena = Arena::new([3 * P + 10, 200 * P]).unwrap();
+        let tail = arena.lease_part(0, 2 * P..3 * P + 10).unwrap();
+        assert!(arena.bytes(0).is_none() && arena.part(0, 0..2 * P + 1).is_none());
+        assert_eq!(arena.part(0, 5..2 * P).unwrap().len(), 2 * P - 5);
+        assert!(arena.lease_part(0, P..3 * P).is_none() && arena.lease(0).is_none());
+        let head = arena.lease_part(0, 0..2 * P).unwrap();
+        arena.restore(tail);
+        assert!(arena.part(0, 2 * P..3 * P + 10).is_some() && arena.part(0, P..P + 1).is_none());
+        arena.restore(head);
+        assert!(arena.bytes(0).is_some());
+        for bad in [1..P, 0..P + 1, 0..4 * P, 2 * P..P] {
+            assert!(arena.lease_part(0, bad.clone()).is_none(), "{bad:?}");
+        }
+        // Many words of the bitmap at once, and their neighbours.
+        let middle = arena.lease_part(1, 60 * P..190 * P).unwrap();
+        assert!(arena.part(1, 0..60 * P).is_some() && arena.part(1, 190 * P..200 * P).is_some());
+        assert!((60..190).all(|page| arena.part(1, page * P..page * P + 1).is_none()));
+        arena.restore(middle);
+        assert!(arena.bytes(1).is_some() && arena.part(1, 7..7).is_some());
     }
 
     #[test]

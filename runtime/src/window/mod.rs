@@ -17,9 +17,35 @@ pub struct State {
     held: Vec<(Key, u32)>,
     /// Slots without an expert, next to use last.
     free: Vec<u32>,
+    /// Slots for guesses. They are not the policy's: a guess evicts nothing but an older guess.
+    staging: Vec<Staged>,
+    /// Guesses made, to tell older from newer.
+    guesses: u64,
 }
 
-/// What a hold must do. Reused from call to call, so that planning allocates nothing.
+/// A slot of the staging area.
+#[derive(Clone, Copy, Debug)]
+struct Staged {
+    slot: u32,
+    /// What was read into it on a guess, or NONE.
+    key: Key,
+    since: u64,
+}
+
+/// An expert to bring into the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Miss {
+    /// Number of the expert.
+    pub expert: u32,
+    /// Its slot from now on.
+    pub slot: u32,
+    /// It is in that slot already, or on its way there, on a guess: nothing is to be read.
+    pub staged: bool,
+    /// Slot that the expert takes from the policy's: its own, or the one that staging gets for the slot it gives.
+    pays: u32,
+}
+
+/// What a request must do. Reused from call to call, so that planning allocates nothing.
 #[derive(Debug, Default)]
 pub struct ReadPlan {
     /// Layer and purpose it was made for.
@@ -27,13 +53,15 @@ pub struct ReadPlan {
     purpose: Purpose,
     /// Experts that are there, with their slots.
     pub hits: Vec<(u32, u32)>,
-    /// Experts to read, with the slots to read them into.
-    pub misses: Vec<(u32, u32)>,
+    /// Experts that are not.
+    pub misses: Vec<Miss>,
     /// By expert of the layer: the round in which it was listed last.
     listed: Vec<u64>,
-    /// By slot: the round in which it was a hit.
+    /// By slot: the round in which it was last asked for.
     kept: Vec<u64>,
     round: u64,
+    /// Slots asked for in this round or later stay.
+    keep_from: u64,
     victims: Vec<(f32, u32)>,
 }
 
@@ -52,19 +80,32 @@ pub enum PlanError {
 }
 
 impl State {
-    /// All `slots` empty.
+    /// All `slots` empty, none for guesses.
     pub fn new(shape: Shape, slots: u32, policy: Policy) -> State {
+        State::with_staging(shape, slots, 0, policy)
+    }
+
+    /// All `slots` empty; `staging` of them for guesses.
+    pub fn with_staging(shape: Shape, slots: u32, staging: u32, policy: Policy) -> State {
+        let managed = slots - staging.min(slots);
         State {
             slot_of: vec![NONE; shape.keys()],
             held: vec![(NONE, NONE); slots as usize],
-            free: (0..slots).rev().collect(),
+            free: (0..managed).rev().collect(),
+            staging: (managed..slots).map(|slot| Staged { slot, key: NONE, since: 0 }).collect(),
+            guesses: 0,
             policy,
             shape,
         }
     }
 
-    /// Number of slots.
+    /// Experts that can be held at once.
     pub fn slots(&self) -> usize {
+        self.held.len() - self.staging.len()
+    }
+
+    /// Slots in memory, those for guesses included.
+    pub fn all_slots(&self) -> usize {
         self.held.len()
     }
 
@@ -86,20 +127,25 @@ impl State {
 
     /// Makes the plan true: misses are taken for present from here on (whoever reads them says [`State::forget`] if that fails), and the policy learns.
     pub fn apply(&mut self, plan: &ReadPlan) {
-        for &(expert, slot) in &plan.misses {
-            let Some(key) = self.shape.key(plan.layer, expert) else { continue };
-            if self.free.last() == Some(&slot) {
+        for miss in &plan.misses {
+            let Some(key) = self.shape.key(plan.layer, miss.expert) else { continue };
+            if self.free.last() == Some(&miss.pays) {
                 self.free.pop();
             }
-            let Some(held) = self.held.get_mut(slot as usize) else { continue };
-            if held.0 != NONE {
-                self.slot_of[held.0 as usize] = NONE;
+            let Some(paid) = self.held.get_mut(miss.pays as usize) else { continue };
+            let (evicted, _) = std::mem::replace(paid, (NONE, NONE));
+            if evicted != NONE {
+                self.slot_of[evicted as usize] = NONE;
             }
+            if let Some(staged) = self.staging.iter_mut().find(|s| miss.staged && s.slot == miss.slot) {
+                *staged = Staged { slot: miss.pays, key: NONE, since: 0 };
+            }
+            let Some(held) = self.held.get_mut(miss.slot as usize) else { continue };
             *held = (key, plan.layer);
-            self.slot_of[key as usize] = slot;
+            self.slot_of[key as usize] = miss.slot;
         }
         let hits = plan.hits.iter().map(|&(expert, _)| (expert, false));
-        let used = hits.chain(plan.misses.iter().map(|&(expert, _)| (expert, true)));
+        let used = hits.chain(plan.misses.iter().map(|miss| (miss.expert, true)));
         let used = used.filter_map(|(expert, loaded)| Some(Use { key: self.shape.key(plan.layer, expert)?, loaded }));
         self.policy.visit(&self.shape, plan.layer, used, plan.purpose);
     }
@@ -113,9 +159,66 @@ impl State {
             self.free.push(slot);
         }
     }
+
+    /// Takes a slot of the staging area for a guess that `expert` will be wanted: an empty one, or that of the oldest guess, among those that are
+    /// `idle`. `None` if the expert is there already or no slot is to be had.
+    pub fn stage(&mut self, layer: u32, expert: u32, idle: impl Fn(u32) -> bool) -> Option<u32> {
+        let key = self.shape.key(layer, expert)?;
+        if self.slot_of[key as usize] != NONE || self.staging.iter().any(|s| s.key == key) {
+            return None;
+        }
+        self.guesses += 1;
+        let now = self.guesses;
+        let staged = self.staging.iter_mut().filter(|s| idle(s.slot)).min_by_key(|s| s.since)?;
+        (staged.key, staged.since) = (key, now);
+        Some(staged.slot)
+    }
+
+    /// What was guessed is not in its slot after all.
+    pub fn unstage(&mut self, slot: u32) {
+        if let Some(staged) = self.staging.iter_mut().find(|s| s.slot == slot) {
+            (staged.key, staged.since) = (NONE, 0);
+        }
+    }
+
+    /// The model as the window sees it.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// There are slots for guesses.
+    pub fn stages(&self) -> bool {
+        !self.staging.is_empty()
+    }
+
+    /// Gives up all guesses.
+    pub fn clear_staging(&mut self) {
+        self.staging.iter_mut().for_each(|s| (s.key, s.since) = (NONE, 0));
+    }
+
+    /// A slot holds an expert of the window's, not a guess.
+    pub fn is_held(&self, slot: u32) -> bool {
+        self.held.get(slot as usize).is_some_and(|h| h.0 != NONE)
+    }
+
+    /// Slots of the policy's that hold no expert.
+    pub fn free_slots(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Experts in the window with their slots, as (layer, expert, slot), by slot.
+    pub fn held(&self) -> impl Iterator<Item = (u32, u32, u32)> {
+        let held = (0u32..).zip(&self.held).filter(|(_, (key, _))| *key != NONE);
+        held.map(|(slot, &(key, layer))| (layer, key - self.shape.range(layer).start, slot))
+    }
 }
 
 impl ReadPlan {
+    /// The layer it was made for.
+    pub fn layer(&self) -> u32 {
+        self.layer
+    }
+
     /// With room for any plan on `state`.
     pub fn for_state(state: &State) -> ReadPlan {
         let experts = (0..state.shape.layers() as u32).map(|l| state.shape.range(l).len()).max().unwrap_or(0);
@@ -124,7 +227,7 @@ impl ReadPlan {
             hits: Vec::with_capacity(most),
             misses: Vec::with_capacity(most),
             listed: vec![0; experts],
-            kept: vec![0; state.slots()],
+            kept: vec![0; state.all_slots()],
             victims: Vec::with_capacity(state.slots()),
             ..ReadPlan::default()
         }
@@ -132,13 +235,22 @@ impl ReadPlan {
 }
 
 /// Plans to have `experts` of `layer` in the window all at once: hits stay, misses get free slots first and then those of the experts
-/// with the longest wait. Repeated experts count once. Pure but for `out`, which is filled; on an error its lists are empty.
-pub fn plan(state: &State, layer: u32, experts: &[u32], purpose: Purpose, out: &mut ReadPlan) -> Result<(), PlanError> {
+/// with the longest wait. Repeated experts count once. With `keep_last`, what the last plan asked for stays as well. Pure but for `out`, which is
+/// filled; on an error its lists are empty.
+pub fn plan(
+    state: &State,
+    layer: u32,
+    experts: &[u32],
+    purpose: Purpose,
+    keep_last: bool,
+    out: &mut ReadPlan,
+) -> Result<(), PlanError> {
     out.hits.clear();
     out.misses.clear();
     out.layer = layer;
     out.purpose = purpose;
     out.round += 1;
+    out.keep_from = out.round - u64::from(keep_last);
     let made = place(state, experts, out);
     if made.is_err() {
         out.hits.clear();
@@ -155,7 +267,10 @@ fn place(state: &State, experts: &[u32], out: &mut ReadPlan) -> Result<(), PlanE
             continue;
         }
         match state.slot_of[key as usize] {
-            NONE => out.misses.push((expert, NONE)),
+            NONE => {
+                let staged = state.staging.iter().find(|s| s.key == key).map(|s| s.slot);
+                out.misses.push(Miss { expert, slot: staged.unwrap_or(NONE), staged: staged.is_some(), pays: NONE });
+            }
             slot => {
                 out.kept[slot as usize] = out.round;
                 out.hits.push((expert, slot));
@@ -163,16 +278,22 @@ fn place(state: &State, experts: &[u32], out: &mut ReadPlan) -> Result<(), PlanE
         }
     }
     let wanted = out.hits.len() + out.misses.len();
+    let too_many = PlanError::TooMany { wanted, slots: state.slots() };
     if wanted > state.slots() {
-        return Err(PlanError::TooMany { wanted, slots: state.slots() });
+        return Err(too_many);
     }
     let from_free = state.free.len().min(out.misses.len());
-    for (miss, &slot) in out.misses.iter_mut().zip(state.free.iter().rev()) {
-        miss.1 = slot;
-    }
     choose_victims(state, out.misses.len() - from_free, out);
-    for (miss, victim) in out.misses[from_free..].iter_mut().zip(&out.victims) {
-        miss.1 = victim.1;
+    if from_free + out.victims.len() < out.misses.len() {
+        return Err(too_many);
+    }
+    let places = state.free.iter().rev().take(from_free).copied().chain(out.victims.iter().map(|v| v.1));
+    for (miss, pays) in out.misses.iter_mut().zip(places) {
+        miss.pays = pays;
+        if !miss.staged {
+            miss.slot = pays;
+        }
+        out.kept[miss.slot as usize] = out.round;
     }
     Ok(())
 }
@@ -184,7 +305,7 @@ fn choose_victims(state: &State, count: usize, out: &mut ReadPlan) {
         return;
     }
     for (slot, &(key, key_layer)) in (0u32..).zip(&state.held) {
-        if key != NONE && out.kept[slot as usize] != out.round {
+        if key != NONE && out.kept[slot as usize] < out.keep_from {
             out.victims.push((state.policy.wait(key, key_layer, out.layer, out.purpose), slot));
         }
     }

@@ -23,9 +23,12 @@ fn contents(state: &State) -> HashMap<(u32, u32), u32> {
             }
         }
     }
-    let slots: BTreeSet<u32> = map.values().copied().chain(state.free.iter().copied()).collect();
-    assert_eq!(slots.len(), map.len() + state.free.len(), "no slot twice");
-    assert_eq!(slots.len(), state.slots(), "no slot lost");
+    let staging = state.staging.iter().map(|s| s.slot);
+    let slots: BTreeSet<u32> = map.values().copied().chain(state.free.iter().copied()).chain(staging).collect();
+    assert_eq!(slots.len(), map.len() + state.free.len() + state.staging.len(), "no slot twice");
+    assert_eq!(slots.len(), state.all_slots(), "no slot lost");
+    assert_eq!(state.held().count(), map.len());
+    assert!(state.held().all(|(layer, expert, slot)| map.get(&(layer, expert)) == Some(&slot)));
     map
 }
 
@@ -33,37 +36,51 @@ proptest! {
     /// Against a model that is a map: hits and misses are right, nothing asked for is evicted, no slot is used twice or lost.
     #[test]
     fn plans_are_right(
-        slots in 4u32..40, lru in any::<bool>(),
+        slots in 4u32..40, staging in 0u32..4, lru in any::<bool>(), guess in 0u32..22,
         steps in prop::collection::vec((0u32..4, prop::collection::vec(0u32..22, 0..9), any::<bool>(), 0u8..10), 1..80),
     ) {
         let shape = shape();
         let [lfu, least_recent] = policies(&shape);
-        let mut state = State::new(shape, slots, if lru { least_recent } else { lfu });
+        let mut state = State::with_staging(shape, slots + staging, staging, if lru { least_recent } else { lfu });
         let mut out = ReadPlan::for_state(&state);
+        let mut last: Vec<(u32, u32)> = Vec::new();
         for (layer, experts, prefill, fails) in steps {
             let before = contents(&state);
+            let staged = state.stage(layer, guess % 20, |_| true);
+            prop_assert_eq!(&contents(&state), &before, "a guess evicts nothing");
+            let keep_last = prefill && last.len() + experts.len() <= slots as usize;
             let wanted: BTreeSet<u32> = experts.iter().copied().collect();
             let purpose = if prefill { Purpose::Prefill } else { Purpose::Decode };
-            let result = plan(&state, layer, &experts, purpose, &mut out);
+            let result = plan(&state, layer, &experts, purpose, keep_last, &mut out);
             let count = state.shape.range(layer).len() as u32;
             if let Some(&bad) = experts.iter().find(|&&e| e >= count) {
                 prop_assert_eq!(result, Err(PlanError::NoSuchExpert(bad)));
                 prop_assert!(out.hits.is_empty() && out.misses.is_empty());
+                last.clear();
                 continue;
             }
             if wanted.len() > slots as usize {
                 prop_assert_eq!(result, Err(PlanError::TooMany { wanted: wanted.len(), slots: slots as usize }));
+                last.clear();
                 continue;
             }
             prop_assert_eq!(result, Ok(()));
             prop_assert_eq!(&contents(&state), &before, "planning changes nothing");
             let hits: BTreeSet<u32> = out.hits.iter().map(|h| h.0).collect();
-            let misses: BTreeSet<u32> = out.misses.iter().map(|m| m.0).collect();
+            let misses: BTreeSet<u32> = out.misses.iter().map(|m| m.expert).collect();
             prop_assert_eq!(&hits, &wanted.iter().copied().filter(|&e| before.contains_key(&(layer, e))).collect());
             prop_assert_eq!(&misses, &wanted.difference(&hits).copied().collect());
             prop_assert_eq!(out.hits.len() + out.misses.len(), wanted.len());
+            if let Some(slot) = staged {
+                let adopted = out.misses.iter().find(|m| m.staged);
+                prop_assert_eq!(adopted.map(|m| (m.expert, m.slot)), Some((guess % 20, slot)).filter(|g| wanted.contains(&g.0)));
+            }
             state.apply(&out);
             let after = contents(&state);
+            if keep_last {
+                prop_assert!(last.iter().all(|k| after.contains_key(k)), "what the last plan asked for stays");
+            }
+            last = wanted.iter().map(|&e| (layer, e)).collect();
             for &e in &wanted {
                 prop_assert!(after.contains_key(&(layer, e)));
             }
@@ -71,8 +88,9 @@ proptest! {
             prop_assert_eq!(evicted, misses.len().saturating_sub(slots as usize - before.len()), "no more is evicted than must be");
             if fails == 0 {
                 for m in out.misses.clone() {
-                    state.forget(layer, m.0);
+                    state.forget(layer, m.expert);
                 }
+                last.clear();
                 prop_assert_eq!(contents(&state).len(), after.len() - misses.len());
             }
         }
@@ -86,7 +104,7 @@ fn hit_rate(shape: &Shape, policy: Policy, slots: u32, steps: usize, mut pick: i
     let (mut hits, mut all) = (0, 0);
     for step in 0..steps {
         for layer in 0..shape.layers() as u32 {
-            plan(&state, layer, &pick(step, layer), Purpose::Decode, &mut out).unwrap();
+            plan(&state, layer, &pick(step, layer), Purpose::Decode, false, &mut out).unwrap();
             state.apply(&out);
             if step >= steps / 2 {
                 hits += out.hits.len();
@@ -143,7 +161,7 @@ fn a_prompt_leaves_the_decode_window_alone() {
     let mut out = ReadPlan::for_state(&state);
     for _ in 0..300 {
         for layer in 0..12 {
-            plan(&state, layer, &skewed(&mut random, layer, 64, 4), Purpose::Decode, &mut out).unwrap();
+            plan(&state, layer, &skewed(&mut random, layer, 64, 4), Purpose::Decode, false, &mut out).unwrap();
             state.apply(&out);
         }
     }
@@ -151,7 +169,7 @@ fn a_prompt_leaves_the_decode_window_alone() {
     for _chunk in 0..3 {
         for layer in 0..12 {
             for group in (0..64u32).collect::<Vec<_>>().chunks(50) {
-                plan(&state, layer, group, Purpose::Prefill, &mut out).unwrap();
+                plan(&state, layer, group, Purpose::Prefill, false, &mut out).unwrap();
                 state.apply(&out);
             }
         }

@@ -8,7 +8,7 @@ const PAGE: usize = IO_ALIGNMENT;
 
 fn read_all(queue: &mut Queue, arena: &mut Arena, runs: &[(usize, usize)]) -> Vec<Result<(), ReadError>> {
     for (i, &(page, pages)) in runs.iter().enumerate() {
-        queue.read(i as u64, (page * PAGE) as u64, pages * PAGE, arena.lease(i).unwrap());
+        queue.read(i as u64, (page * PAGE) as u64, pages * PAGE, arena.lease(i).unwrap(), Urgency::Demand);
     }
     let mut results: Vec<Option<Result<(), ReadError>>> = runs.iter().map(|_| None).collect();
     while let Some(done) = queue.wait().unwrap() {
@@ -83,7 +83,7 @@ fn what_is_not_aligned_or_does_not_fit_is_refused_and_comes_back() {
     let mut queue = Queue::new(Box::new(FakeDisk::new(content(4), Faults::default(), 1)), 1);
     let mut arena = Arena::new([2 * PAGE]).unwrap();
     for (offset, length) in [(1, PAGE), (0, 100), (0, 0), (0, 3 * PAGE), (u64::MAX - 4095, PAGE), (0, usize::MAX - 4095)] {
-        queue.read(5, offset, length, arena.lease(0).unwrap());
+        queue.read(5, offset, length, arena.lease(0).unwrap(), Urgency::Demand);
         let done = queue.wait().unwrap().unwrap();
         assert!(done.result.is_err() && done.tag == 5, "{offset} {length}");
         arena.restore(done.lease);
@@ -109,6 +109,9 @@ impl DiskIo for Broken {
     fn wait(&mut self) -> io::Result<crate::io::Completion> {
         Err(io::Error::other("no"))
     }
+    fn poll(&mut self) -> io::Result<Option<crate::io::Completion>> {
+        Err(io::Error::other("no"))
+    }
 }
 
 #[test]
@@ -116,7 +119,7 @@ fn a_broken_backend_stays_an_error_and_keeps_the_memory() {
     for submits in [false, true] {
         let mut queue = Queue::new(Box::new(Broken { submits }), 1);
         let mut arena = Arena::new([PAGE]).unwrap();
-        queue.read(0, 0, PAGE, arena.lease(0).unwrap());
+        queue.read(0, 0, PAGE, arena.lease(0).unwrap(), Urgency::Demand);
         assert!(queue.wait().is_err() && queue.wait().is_err());
         assert!(arena.bytes(0).is_none());
         drop(queue);

@@ -1,0 +1,478 @@
+//! Everything that holds weights: the pack, its I/O, the trunk and the window.
+//!
+//! A layer's experts are [requested](Store::request), all misses at once, and taken in as they arrive with [`Store::advance`]: slice by slice, each checked.
+//! What is there already is computed with meanwhile.
+
+mod expert;
+mod reader;
+mod replay;
+
+use std::time::{Duration, Instant};
+
+use forebay_format::model::{Ffn, Role};
+use forebay_format::{BundleId, FormatError, QuantType, Record};
+
+use crate::budget::MemoryPlan;
+use crate::error::{Error, Result};
+use crate::io::{Histogram, IoBackend, Queue, Urgency};
+use crate::kernels::{Matrix, Pool};
+use crate::pack::Pack;
+use crate::trunk::{Place, TrunkMap};
+pub use crate::trunk::{RunId, TensorHandle};
+use crate::window::arena::Arena;
+pub use crate::window::policy::Purpose;
+use crate::window::policy::{Policy, Shape};
+use crate::window::{PlanError, ReadPlan, State, plan};
+use expert::LayerParts;
+pub use expert::{ExpertView, SliceView};
+use reader::{MAX_DELIVERIES, Reader};
+
+/// Steps of at most this many tokens (decoding, speculation) count for the policy's frequencies; longer ones are prompts.
+const DECODE_ROWS: usize = 8;
+/// A prompt holds at most one part in this many of the window at a time.
+const PROMPT_SHARE: usize = 4;
+/// No fetch.
+const NONE: u32 = u32::MAX;
+
+/// Counts since the start.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct IoStats {
+    /// Backend that reads.
+    pub backend: &'static str,
+    /// Bytes read, the trunk's included.
+    pub bytes: u64,
+    /// Bytes of the trunk.
+    pub trunk_bytes: u64,
+    /// Requests to the kernel.
+    pub requests: u64,
+    /// Requests repeated after an I/O error.
+    pub retries: u64,
+    /// Experts asked for that were in the window.
+    pub hits: u64,
+    /// Experts asked for that were not.
+    pub misses: u64,
+    /// Experts read on a guess.
+    pub guesses: u64,
+    /// Guesses that were right.
+    pub guesses_used: u64,
+    /// Deliveries read again because a sum did not match.
+    pub rereads: u64,
+    /// Time spent waiting for experts.
+    pub stall: Duration,
+    /// The memory is locked.
+    pub locked: bool,
+    /// The memory is registered with the kernel's I/O.
+    pub registered: bool,
+    /// Microseconds from asking the kernel for a piece to seeing it complete.
+    pub latency: Histogram,
+    /// Bytes of the pieces asked for.
+    pub sizes: Histogram,
+}
+
+impl IoStats {
+    /// Share of experts that were in the window, 0 to 1; `None` before the first.
+    pub fn hit_rate(&self) -> Option<f64> {
+        let all = self.hits + self.misses;
+        (all > 0).then(|| self.hits as f64 / all as f64)
+    }
+}
+
+/// Slices of an expert, by bit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arrived {
+    /// Those that have arrived.
+    pub slices: u64,
+    /// Those with rows of gate and up.
+    pub gate_up: u64,
+    /// Those with rows of down.
+    pub down: u64,
+}
+
+/// What is in a slot.
+#[derive(Clone, Copy)]
+struct Slot {
+    /// Slices that have arrived, by bit; bit 0 stands for all of a bundle that comes in one delivery.
+    arrived: u64,
+    /// The fetch on its way there, or [`NONE`].
+    fetch: u32,
+}
+
+/// Everything that holds weights.
+pub struct Store {
+    pack: Pack,
+    io: Reader,
+    trunk: Arena,
+    map: TrunkMap,
+    window: Arena,
+    slots: Vec<Slot>,
+    state: State,
+    read_plan: ReadPlan,
+    parts: Vec<Option<LayerParts>>,
+    purpose: Purpose,
+    hits: u64,
+    misses: u64,
+    guesses: u64,
+    guesses_used: u64,
+    stall: Duration,
+    trunk_bytes: u64,
+    warning: Option<String>,
+    bench: replay::Bench,
+}
+
+impl Store {
+    /// Takes the memory that `plan` gives, reads the trunk into it and checks its sums.
+    ///
+    /// Errors: [`Error::Io`] or [`Error::Format`], naming the bundle; [`Error::Budget`] if the memory cannot be had.
+    pub fn open(pack: Pack, plan: &MemoryPlan, io: IoBackend, pool: &Pool) -> Result<Store> {
+        let opened = crate::io::open(&pack.path, &pack.file, io).map_err(|error| Error::Io {
+            file: pack.path.clone(),
+            what: "cannot start reading".into(),
+            error,
+        })?;
+        let mut store = Store::with_queue(pack, plan, opened.queue, pool)?;
+        store.warning = opened.warning;
+        Ok(store)
+    }
+
+    /// As [`Store::open`], with a queue of the caller's.
+    pub fn with_queue(pack: Pack, plan: &MemoryPlan, queue: Queue, pool: &Pool) -> Result<Store> {
+        let format = |error| Error::Format { file: pack.path.clone(), error };
+        let memory = |error: std::io::Error| Error::Budget(format!("cannot map the memory of the plan ({error}):\n{}", plan.breakdown()));
+        let map = TrunkMap::new(&pack.manifest).map_err(format)?;
+        let mut lengths = Vec::new();
+        for id in TrunkMap::bundles(&pack.manifest) {
+            lengths.push(to_usize(pack.index.get(id).map_err(format)?.length).map_err(format)?);
+        }
+        let slot = to_usize(plan.slot_bytes).map_err(format)?;
+        let trunk = Arena::new(lengths.iter().copied()).map_err(memory)?;
+        let window = Arena::new(std::iter::repeat_n(slot, plan.slots as usize + plan.staging as usize)).map_err(memory)?;
+        let shape = Shape::new(pack.manifest.spec.layers.iter().map(|l| match &l.ffn {
+            Ffn::Routed(r) => (r.experts, r.top_k),
+            Ffn::Dense(_) => (0, 0),
+        }));
+        let shape = shape.ok_or_else(|| format(FormatError::invalid("manifest", "more than 2^32 experts")))?;
+        let parts = LayerParts::of(&pack).map_err(format)?;
+        let policy = Policy::new(&shape);
+        let state = State::with_staging(shape, plan.slots + plan.staging, plan.staging, policy);
+        let mut io = Reader::new(queue, plan.slots as usize);
+        let regions: Vec<_> = [trunk.region(), window.region()].into_iter().flatten().collect();
+        io.registered = io.queue.register(&regions);
+        let read_plan = ReadPlan::for_state(&state);
+        let mut store = Store {
+            pack,
+            io,
+            trunk,
+            map,
+            slots: vec![Slot { arrived: 0, fetch: NONE }; window.len()],
+            window,
+            state,
+            read_plan,
+            parts,
+            purpose: Purpose::Decode,
+            hits: 0,
+            misses: 0,
+            guesses: 0,
+            guesses_used: 0,
+            stall: Duration::ZERO,
+            trunk_bytes: 0,
+            warning: None,
+            bench: replay::Bench::default(),
+        };
+        store.load_trunk(pool)?;
+        Ok(store)
+    }
+
+    fn load_trunk(&mut self, pool: &Pool) -> Result<()> {
+        for (span, id) in TrunkMap::bundles(&self.pack.manifest).enumerate() {
+            let record = self.pack.index.get(id).map_err(|error| Error::Format { file: self.pack.path.clone(), error })?;
+            let lease = self.trunk.lease(span).ok_or_else(|| lost(&self.pack, id))?;
+            let fetch = self.io.fetch(id, span, 1);
+            self.io.deliver(fetch, record, 0, 0..record.length, lease, Urgency::Demand);
+        }
+        let mut first_error = None;
+        while self.io.collect(&self.pack, pool, true)? {
+            while let Some(arrival) = self.io.next(&self.pack) {
+                self.trunk.restore(arrival.lease);
+                first_error = first_error.or(arrival.result.err());
+            }
+        }
+        self.trunk_bytes = self.io.queue.stats().bytes;
+        first_error.map_or(Ok(()), Err)
+    }
+
+    /// The pack.
+    pub fn pack(&self) -> &Pack {
+        &self.pack
+    }
+
+    /// One line to show the user, if reading is not done in the best way.
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
+    }
+
+    /// The tensor of a run with this purpose. For load time; a step uses handles.
+    pub fn find(&self, run: RunId, role: Role) -> Option<TensorHandle> {
+        self.map.find(run, role)
+    }
+
+    /// A tensor of the trunk. A handle of another store gives an empty matrix.
+    pub fn tensor(&self, handle: TensorHandle) -> Matrix<'_> {
+        let matrix = self.map.place(handle).and_then(|place: &Place| place.matrix(self.trunk.bytes(place.run)?));
+        matrix.unwrap_or(Matrix { qtype: QuantType::F32, rows: 0, cols: 0, bytes: &[], piece_rows: 1, piece_stride: 0 })
+    }
+
+    /// Experts that can be held at once.
+    pub fn capacity(&self) -> usize {
+        self.state.slots()
+    }
+
+    /// Announces a step of `rows` tokens and returns how many experts to hold at a time. A few tokens may take the whole window; a prompt gets
+    /// a part of it, so that the rest keeps what decoding needs (unless everything fits).
+    pub fn begin(&mut self, rows: usize) -> usize {
+        let slots = self.capacity();
+        self.set_purpose(if rows <= DECODE_ROWS { Purpose::Decode } else { Purpose::Prefill });
+        match self.purpose {
+            Purpose::Decode => slots,
+            Purpose::Prefill if slots >= self.state.experts() => slots,
+            Purpose::Prefill => (slots / PROMPT_SHARE).max(self.state.floor()).min(slots),
+        }
+    }
+
+    /// What the following requests are for.
+    pub fn set_purpose(&mut self, purpose: Purpose) {
+        self.purpose = purpose;
+    }
+
+    /// Wants `experts` of `layer`, all of them at once, until the next request (or the one after it, if that says `keep_last`). Hits are there; all misses are
+    /// queued and arrive with [`Store::advance`]. Repeated experts count once.
+    ///
+    /// Errors: [`Error::Request`] for more experts than [`Store::capacity`], and [`Error::Format`] for one that the layer has not.
+    pub fn request(&mut self, layer: u32, experts: &[u32], keep_last: bool) -> Result<()> {
+        let pack = &self.pack;
+        let format = |error| Error::Format { file: pack.path.clone(), error };
+        if self.bench.pretends() {
+            self.hits += experts.len() as u64;
+            return Ok(());
+        }
+        plan(&self.state, layer, experts, self.purpose, keep_last, &mut self.read_plan).map_err(|e| match e {
+            PlanError::NoSuchExpert(expert) => format(FormatError::NoSuchBundle(BundleId::expert(layer, expert))),
+            PlanError::TooMany { wanted, slots } => {
+                Error::Request(format!("layer {layer}: {wanted} experts are wanted at once, but the window has {slots} slots"))
+            }
+        })?;
+        self.state.apply(&self.read_plan);
+        self.hits += self.read_plan.hits.len() as u64;
+        self.misses += self.read_plan.misses.len() as u64;
+        self.guesses_used += self.read_plan.misses.iter().filter(|m| m.staged).count() as u64;
+        self.settle();
+        if self.read_plan.misses.is_empty() {
+            return Ok(());
+        }
+        self.bench.record(layer, self.read_plan.misses.iter().map(|m| m.expert));
+        for i in 0..self.read_plan.misses.len() {
+            let miss = self.read_plan.misses[i];
+            if !miss.staged
+                && let Err(e) = self.fetch(BundleId::expert(layer, miss.expert), miss.slot, Urgency::Demand)
+            {
+                return Err(self.recover(e));
+            }
+        }
+        self.start()
+    }
+
+    /// There is room for guesses, and reading them is not pointless.
+    pub fn looks_ahead(&self) -> bool {
+        self.state.stages() && !self.bench.pretends()
+    }
+
+    /// Reads experts of a layer that will be wanted soon, as far as anybody can tell, the likeliest first: into slots of their own, so that
+    /// a wrong guess evicts nothing, and only while nothing that is wanted for sure waits to be read.
+    pub fn look_ahead(&mut self, layer: u32, experts: impl Iterator<Item = u32>) -> Result<()> {
+        for expert in experts {
+            let slots = &self.slots;
+            let idle = |slot: u32| slots.get(slot as usize).is_some_and(|s| s.fetch == NONE);
+            if let Some(slot) = self.state.stage(layer, expert, idle) {
+                self.fetch(BundleId::expert(layer, expert), slot, Urgency::Ahead)?;
+                self.guesses += 1;
+            }
+        }
+        self.start()
+    }
+
+    /// Takes in what has arrived, checking it on all threads of `pool`; with `wait`, and if nothing has, waits for the next delivery. False if nothing
+    /// was taken in.
+    ///
+    /// Errors: [`Error::Io`] or [`Error::Format`] naming the expert that cannot be read. Nothing is in flight any more then, what arrived whole stays, and
+    /// the window remains usable.
+    pub fn advance(&mut self, pool: &Pool, wait: bool) -> Result<bool> {
+        let start = (wait && !self.io.queue.is_idle()).then(Instant::now);
+        let collected = self.io.collect(&self.pack, pool, wait);
+        self.stall += start.map_or(Duration::ZERO, |s| s.elapsed());
+        let mut failed = None;
+        if collected? {
+            while let Some(arrival) = self.io.next(&self.pack) {
+                failed = failed.or(self.take_in(arrival));
+            }
+            return failed.map_or(Ok(true), |e| Err(self.recover(e)));
+        }
+        Ok(false)
+    }
+
+    /// Notes what arrived. The error, if it is of an expert that is wanted.
+    fn take_in(&mut self, arrival: reader::Arrival) -> Option<Error> {
+        let reader::Arrival { fetch, number, slice, lease, result, last } = arrival;
+        self.window.restore(lease);
+        let slot = self.slots.get_mut(fetch.span).filter(|s| s.fetch == number)?;
+        if result.is_ok() {
+            slot.arrived |= 1 << slice;
+        }
+        if last {
+            slot.fetch = NONE;
+        }
+        let wanted = self.state.slot(fetch.id.layer, fetch.id.ordinal) == Some(fetch.span as u32);
+        if fetch.spoiled && !wanted {
+            self.state.unstage(fetch.span as u32);
+        }
+        if fetch.spoiled && wanted && last {
+            self.state.forget(fetch.id.layer, fetch.id.ordinal);
+        }
+        result.err().filter(|_| wanted)
+    }
+
+    /// After an error nothing may stay in flight: waits for it. Experts that did not arrive whole are forgotten.
+    fn recover(&mut self, error: Error) -> Error {
+        let pool = Pool::new(1);
+        while let Ok(true) = self.io.collect(&self.pack, &pool, true) {
+            while let Some(arrival) = self.io.next(&self.pack) {
+                self.take_in(arrival);
+            }
+        }
+        for i in 0..self.read_plan.misses.len() {
+            let expert = self.read_plan.misses[i].expert;
+            let layer = self.read_plan.layer();
+            if !self.is_whole(layer, expert) {
+                self.state.forget(layer, expert);
+            }
+        }
+        error
+    }
+
+    /// Queues all deliveries of a bundle into a slot.
+    fn fetch(&mut self, id: BundleId, slot: u32, urgency: Urgency) -> Result<()> {
+        let record = self.pack.index.get(id).map_err(|error| Error::Format { file: self.pack.path.clone(), error })?;
+        let parts = self.parts.get(id.layer as usize).and_then(Option::as_ref);
+        let deliveries = parts.map_or(1, |p| deliveries(p, record));
+        let Some(entry) = self.slots.get_mut(slot as usize) else { return Err(lost(&self.pack, id)) };
+        let number = self.io.fetch(id, slot as usize, deliveries);
+        *entry = Slot { arrived: 0, fetch: number };
+        for slice in 0..deliveries {
+            let part = parts.filter(|_| deliveries > 1).and_then(|p| p.slice_range(record, slice)).unwrap_or(0..record.length as usize);
+            // Bytes stay out only when the backend broke while reading into them.
+            let lease = self.window.lease_part(slot as usize, part.clone()).ok_or_else(|| lost(&self.pack, id))?;
+            self.io.deliver(number, record, slice, part.start as u64..part.end as u64, lease, urgency);
+        }
+        Ok(())
+    }
+
+    /// Guesses that turned out right become demands; of the others, what has not been started is given up.
+    fn settle(&mut self) {
+        let state = &self.state;
+        self.io.settle(|span| state.is_held(span as u32));
+        while let Some((fetch, last, lease)) = self.io.next_dropped() {
+            self.window.restore(lease);
+            self.state.unstage(fetch.span as u32);
+            if let Some(slot) = self.slots.get_mut(fetch.span).filter(|_| last) {
+                slot.fetch = NONE;
+            }
+        }
+    }
+
+    /// Hands to the kernel what is queued.
+    fn start(&mut self) -> Result<()> {
+        let pack = &self.pack;
+        self.io.queue.start().map_err(|error| Error::Io { file: pack.path.clone(), what: "cannot start reading".into(), error })
+    }
+
+    /// Slot of an expert that is wanted.
+    fn slot(&self, layer: u32, expert: u32) -> Option<usize> {
+        match self.bench.pretended(layer, expert) {
+            Some(slot) => Some(slot as usize),
+            None => self.state.slot(layer, expert).map(|s| s as usize),
+        }
+    }
+
+    /// All of an expert that is wanted has arrived.
+    pub fn is_whole(&self, layer: u32, expert: u32) -> bool {
+        self.slot(layer, expert).and_then(|slot| self.slots.get(slot)).is_some_and(|s| s.fetch == NONE)
+    }
+
+    /// What of a wanted expert has arrived. All zero for a bundle that is not delivered in slices.
+    pub fn arrived(&self, layer: u32, expert: u32) -> Arrived {
+        let slot = self.slot(layer, expert).and_then(|slot| self.slots.get(slot));
+        match (self.bundle(layer, expert), slot) {
+            (Some((parts, record)), Some(slot)) if deliveries(parts, record) == parts.slices(record) => {
+                let (gate_up, down) = parts.masks(record);
+                Arrived { slices: if slot.fetch == NONE { gate_up | down } else { slot.arrived }, gate_up, down }
+            }
+            _ => Arrived::default(),
+        }
+    }
+
+    /// An expert that is wanted and has arrived whole.
+    pub fn expert(&self, layer: u32, expert: u32) -> Option<ExpertView<'_>> {
+        let slot = self.slot(layer, expert).filter(|_| self.is_whole(layer, expert))?;
+        let (parts, record) = self.bundle(layer, expert)?;
+        parts.view(record, self.window.part(slot, 0..usize::try_from(record.length).ok()?)?)
+    }
+
+    /// The rows in a slice that has arrived, of an expert that is wanted.
+    pub fn slice(&self, layer: u32, expert: u32, slice: usize) -> Option<SliceView<'_>> {
+        let slot = self.slot(layer, expert)?;
+        let (parts, record) = self.bundle(layer, expert)?;
+        parts.slice(record, slice, self.window.part(slot, parts.slice_range(record, slice)?)?)
+    }
+
+    fn bundle(&self, layer: u32, expert: u32) -> Option<(&LayerParts, &Record)> {
+        let record = self.pack.index.get(BundleId::expert(layer, expert)).ok()?;
+        Some((self.parts.get(layer as usize)?.as_ref()?, record))
+    }
+
+    /// Counts since the start.
+    pub fn stats(&self) -> IoStats {
+        let queue = self.io.queue.stats();
+        IoStats {
+            backend: self.io.queue.backend(),
+            bytes: queue.bytes,
+            trunk_bytes: self.trunk_bytes,
+            requests: queue.requests,
+            retries: queue.retries,
+            hits: self.hits,
+            misses: self.misses,
+            guesses: self.guesses,
+            guesses_used: self.guesses_used,
+            rereads: self.io.rereads,
+            stall: self.stall,
+            locked: self.trunk.locked() && self.window.locked(),
+            registered: self.io.registered,
+            latency: queue.latency.clone(),
+            sizes: queue.sizes.clone(),
+        }
+    }
+}
+
+/// Deliveries of an expert's bundle.
+fn deliveries(parts: &LayerParts, record: &Record) -> usize {
+    Some(parts.slices(record)).filter(|&n| n <= MAX_DELIVERIES).unwrap_or(1)
+}
+
+fn lost(pack: &Pack, id: BundleId) -> Error {
+    let error = std::io::Error::other("its memory was lost when the I/O backend failed");
+    Error::Io { file: pack.path.clone(), what: format!("cannot read {id}"), error }
+}
+
+fn to_usize(bytes: u64) -> std::result::Result<usize, FormatError> {
+    usize::try_from(bytes).map_err(|_| FormatError::TooLarge { what: "run", value: bytes, limit: usize::MAX as u64 })
+}
+
+#[cfg(test)]
+mod tests;
