@@ -49,6 +49,8 @@ enum Window {
 #[derive(Clone, Copy, Debug)]
 struct Placement {
     window: Window,
+    /// Slots for experts read on a guess.
+    staging: u32,
     threads: usize,
     io: IoBackend,
     chunk: u32,
@@ -82,6 +84,7 @@ impl Placement {
             Window::Half => plan.experts / 2,
             Window::All => plan.experts,
         };
+        plan.staging = self.staging;
         Engine::with_plan(pack, plan, CONTEXT, self.chunk, &options).unwrap_or_else(|e| panic!("{self:?}: {e}"))
     }
 }
@@ -102,7 +105,7 @@ fn bits(engine: &mut Engine) -> Vec<u32> {
 fn reference(mode: ActivationMode) -> &'static [u32] {
     static BITS: [OnceLock<Vec<u32>>; 2] = [OnceLock::new(), OnceLock::new()];
     BITS[usize::from(mode == ActivationMode::Int8)].get_or_init(|| {
-        let bits = bits(&mut Placement { window: Window::All, threads: 1, io: IoBackend::Buffered, chunk: 512, mode }.open());
+        let bits = bits(&mut Placement { window: Window::All, staging: 0, threads: 1, io: IoBackend::Buffered, chunk: 512, mode }.open());
         assert!(bits.iter().all(|b| f32::from_bits(*b).is_finite()));
         bits
     })
@@ -114,13 +117,14 @@ proptest! {
     #[test]
     fn placement_never_changes_a_bit(
         window in prop::sample::select(vec![Window::Floor, Window::Half, Window::All]),
+        staging in 0u32..6,
         threads in 1usize..4,
         io in prop::sample::select(vec![IoBackend::Auto, IoBackend::Uring, IoBackend::Pread, IoBackend::Buffered]),
         chunk in prop::sample::select(vec![1u32, 7, 64, 512]),
         exact in any::<bool>(),
     ) {
         let mode = if exact { ActivationMode::F32 } else { ActivationMode::Int8 };
-        let placement = Placement { window, threads, io, chunk, mode };
+        let placement = Placement { window, staging, threads, io, chunk, mode };
         prop_assert!(bits(&mut placement.open()) == reference(mode), "{placement:?}");
     }
 }
@@ -138,7 +142,7 @@ fn every_axis() {
         (Window::Floor, 2, Uring, 1, ActivationMode::F32),
     ];
     for (window, threads, io, chunk, mode) in cases {
-        let placement = Placement { window, threads, io, chunk, mode };
+        let placement = Placement { window, staging: 4, threads, io, chunk, mode };
         assert!(bits(&mut placement.open()) == reference(mode), "{placement:?}");
     }
 }
@@ -146,7 +150,7 @@ fn every_axis() {
 /// The same through the limit a user sets: the smallest that works, and one between it and everything.
 #[test]
 fn the_limit_changes_no_bit() {
-    let base = Placement { window: Window::All, threads: 2, io: IoBackend::Auto, chunk: 64, mode: ActivationMode::Int8 }.options();
+    let base = Placement { window: Window::All, staging: 0, threads: 2, io: IoBackend::Auto, chunk: 64, mode: ActivationMode::Int8 }.options();
     let open = |bytes| Engine::open(pack(), &Options { ram: RamLimit::Bytes(bytes), ..base.clone() });
     let floor = match open(1 << 20).map(|_| ()) {
         Err(forebay::Error::Budget(text)) => {
@@ -166,7 +170,7 @@ fn the_limit_changes_no_bit() {
 #[test]
 fn the_past_leaves_no_trace() {
     let cancel = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let placement = Placement { window: Window::Half, threads: 2, io: IoBackend::Auto, chunk: 64, mode: ActivationMode::Int8 };
+    let placement = Placement { window: Window::Half, staging: 2, threads: 2, io: IoBackend::Auto, chunk: 64, mode: ActivationMode::Int8 };
     let options = Options { cancel: std::sync::Arc::clone(&cancel), ..placement.options() };
     let mut engine = Engine::open(pack(), &options).unwrap_or_else(|e| panic!("{e}"));
     let tokens = tokens(engine.manifest().spec.vocab);

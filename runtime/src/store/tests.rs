@@ -138,9 +138,10 @@ fn lasting_damage_is_an_error_that_names_the_bundle_and_spares_the_others() {
     let tiny = TinyPack::new();
     let record = tiny.open().index.get(BundleId::expert(2, 7)).unwrap().clone();
     let at = record.offset + record.length - 1;
+    let slice = tiny.open().index.layout(&record).slice_ranges().last().unwrap().start;
     for (faults, code, text) in [
         (Faults { bad_bit: Some(at), ..Faults::default() }, 3, "checksum of layer 2 expert 7".to_string()),
-        (Faults { bad_sector: Some(at), ..Faults::default() }, 6, format!("layer 2 expert 7 at offset {}", record.offset)),
+        (Faults { bad_sector: Some(at), ..Faults::default() }, 6, format!("layer 2 expert 7 at offset {}", record.offset + slice)),
     ] {
         let mut store = tiny.faulty(4, faults, 3).unwrap();
         hold(&mut store, 2, &[1, 2]).unwrap();
@@ -156,6 +157,128 @@ fn lasting_damage_is_an_error_that_names_the_bundle_and_spares_the_others() {
         hold(&mut store, 2, &[7]).unwrap_err();
         hold(&mut store, 0, &[0, 1, 2, 3]).unwrap();
     }
+}
+
+/// One sequence of requests, guesses and arrivals, on whatever store: experts come whole and right, in whatever order their slices do.
+fn requests_and_guesses(tiny: &TinyPack, store: &mut Store, seed: u64) {
+    let pool = Pool::new(2);
+    let mut random = Random(seed);
+    for _ in 0..60 {
+        for layer in [0, 2] {
+            let count = EXPERTS[layer as usize] as u64;
+            let experts: Vec<u32> = (0..2).map(|_| random.below(count) as u32).collect();
+            store.request(layer, &experts, false).unwrap();
+            store.advance(&pool, false).unwrap();
+            let next = 2 - layer;
+            let guesses: Vec<u32> = (0..3).map(|_| random.below(EXPERTS[next as usize] as u64) as u32).collect();
+            store.look_ahead(next, guesses.into_iter()).unwrap();
+            while !experts.iter().all(|&e| store.is_whole(layer, e)) {
+                for &e in &experts {
+                    let arrived = store.arrived(layer, e);
+                    for slice in (0..64).filter(|s| (arrived.slices >> s) & 1 == 1) {
+                        assert_slice(tiny, store, layer, e, slice);
+                    }
+                    let missing = (arrived.gate_up | arrived.down) & !arrived.slices;
+                    assert!(missing == 0 || store.expert(layer, e).is_none(), "half an expert is no expert");
+                }
+                assert!(store.advance(&pool, true).unwrap());
+            }
+            experts.iter().for_each(|&e| assert_expert(tiny, store, layer, e));
+        }
+    }
+    let stats = store.stats();
+    assert!(stats.guesses > 20 && stats.guesses_used > 5 && stats.guesses_used <= stats.guesses, "{stats:?}");
+    assert!(stats.misses > 20 && stats.latency.total() > 0 && stats.sizes.total() >= stats.latency.total());
+}
+
+/// The rows in a slice are those of the expert.
+fn assert_slice(tiny: &TinyPack, store: &Store, layer: u32, expert: u32, slice: usize) {
+    let [gate_rows, up_rows, down_rows] = expected(store.pack(), tiny.bundle(store.pack(), BundleId::expert(layer, expert)), layer);
+    let cut = |all: &[u8], rows: &std::ops::Range<usize>, m: &Matrix| {
+        let row = m.qtype.row_bytes(m.cols).unwrap();
+        assert_eq!(m.rows, rows.len());
+        all[rows.start * row..rows.end * row].to_vec()
+    };
+    match store.slice(layer, expert, slice).expect("it has arrived") {
+        SliceView::GateUp { rows: r, gate, up } => {
+            assert_eq!((rows(&gate), rows(&up)), (cut(&gate_rows, &r, &gate), cut(&up_rows, &r, &up)));
+        }
+        SliceView::Down { rows: r, down } => assert_eq!(rows(&down), cut(&down_rows, &r, &down)),
+    }
+}
+
+#[test]
+fn every_backend_delivers_slices_and_guesses() {
+    with_backends(|io| {
+        let tiny = TinyPack::new();
+        let plan = MemoryPlan { staging: 3, ..tiny.plan(5) };
+        let mut store = Store::open(tiny.open(), &plan, io, &Pool::new(1)).unwrap();
+        requests_and_guesses(&tiny, &mut store, 11);
+    });
+}
+
+#[test]
+fn the_simulated_disk_delivers_slices_and_guesses_late_out_of_order_and_damaged() {
+    let tiny = TinyPack::new();
+    let plan = MemoryPlan { staging: 3, ..tiny.plan(5) };
+    for seed in 0..20 {
+        let faults = Faults { short: 100, interrupted: 100, flip: 2, error: 1, delay: 40, budget: 30, ..Faults::default() };
+        let disk = crate::io::fake::FakeDisk::new(tiny.bytes.clone(), faults, seed);
+        let mut store = match Store::with_queue(tiny.open(), &plan, Queue::new(Box::new(disk), 8), &Pool::new(1)) {
+            Ok(store) => store,
+            // Two flips in a row of one bundle are damage for all that anybody can tell.
+            Err(e) => return assert_eq!(e.exit_code(), 3, "{e}"),
+        };
+        requests_and_guesses(&tiny, &mut store, seed);
+    }
+}
+
+#[test]
+fn a_guess_that_fails_is_forgotten_and_a_right_one_reports() {
+    let tiny = TinyPack::new();
+    let record = tiny.open().index.get(BundleId::expert(2, 7)).unwrap().clone();
+    let faults = Faults { bad_bit: Some(record.offset + 9), delay: 5, ..Faults::default() };
+    let disk = crate::io::fake::FakeDisk::new(tiny.bytes.clone(), faults, 4);
+    let plan = MemoryPlan { staging: 2, ..tiny.plan(4) };
+    let pool = Pool::new(1);
+    let mut store = Store::with_queue(tiny.open(), &plan, Queue::new(Box::new(disk), 8), &pool).unwrap();
+    store.look_ahead(2, [7, 8].into_iter()).unwrap();
+    hold(&mut store, 0, &[1, 2]).unwrap();
+    while store.advance(&pool, true).unwrap() {}
+    // The damaged guess was nobody's business; wanting it is.
+    hold(&mut store, 2, &[8]).unwrap();
+    assert_eq!(store.stats().guesses_used, 1);
+    assert_eq!(hold(&mut store, 2, &[7]).unwrap_err().exit_code(), 3);
+    // Wanted while the guess is under way: the same error, and life goes on.
+    store.look_ahead(2, [7].into_iter()).unwrap();
+    assert_eq!(hold(&mut store, 2, &[7, 3]).unwrap_err().exit_code(), 3);
+    hold(&mut store, 2, &[8, 3]).unwrap();
+    [8, 3].iter().for_each(|&e| assert_expert(&tiny, &store, 2, e));
+}
+
+#[test]
+fn a_replay_reads_the_same_bytes_and_a_pretence_reads_none() {
+    let tiny = TinyPack::new();
+    let mut store = tiny.store(4, IoBackend::Buffered);
+    let pool = Pool::new(1);
+    store.log_reads();
+    for layer in [0, 2, 0, 2] {
+        hold(&mut store, layer, &[1, 3, 5]).unwrap();
+    }
+    let stats = store.stats();
+    let log = store.log_reads();
+    assert_eq!(log.len() as u64, stats.misses);
+    let (_, bytes) = store.replay(&log, &pool).unwrap();
+    assert_eq!(bytes, stats.bytes - stats.trunk_bytes);
+    assert!(store.expert(0, 1).is_none(), "the window is empty afterwards");
+    hold(&mut store, 2, &[4]).unwrap();
+    let before = store.stats().bytes;
+    store.pretend_resident(true);
+    store.request(0, &[0, 1, 2, 3, 4, 5], false).unwrap();
+    assert!((0..6).all(|e| store.expert(0, e).is_some() && store.arrived(0, e).slices != 0));
+    store.pretend_resident(false);
+    assert_eq!(store.stats().bytes, before);
+    assert!(store.expert(0, 0).is_none());
 }
 
 #[test]

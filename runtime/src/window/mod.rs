@@ -255,6 +255,8 @@ pub fn plan(
     if made.is_err() {
         out.hits.clear();
         out.misses.clear();
+        // Nobody asked for what this round has marked.
+        out.round += 1;
     }
     made
 }
