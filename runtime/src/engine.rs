@@ -10,12 +10,13 @@ use crate::model::{self, Model};
 use crate::pack::Pack;
 use crate::scratch::{Scratch, Sizes, Step};
 use crate::state::Session;
-use crate::store::{IoStats, Store};
+use crate::store::{IoStats, ReadLog, Store};
 use crate::threads::default_threads;
 use forebay_format::Manifest;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 /// Rows of a prompt step if memory allows and nobody asks otherwise.
 const DEFAULT_CHUNK: u32 = 512;
@@ -139,6 +140,38 @@ impl Engine {
     /// Reads, hits and misses so far.
     pub fn stats(&self) -> IoStats {
         self.store.stats()
+    }
+
+    /// Keeps a log of the reads of experts from here on, and returns the one kept so far. For benchmarks.
+    pub fn log_reads(&mut self) -> ReadLog {
+        self.store.log_reads()
+    }
+
+    /// Reads the batches of `log` again without computing anything: time taken and bytes read. The window is empty afterwards.
+    ///
+    /// # Errors
+    /// As for reads in [`Engine::feed`].
+    pub fn replay_reads(&mut self, log: &ReadLog) -> Result<(Duration, u64)> {
+        self.store.replay(log, &self.pool)
+    }
+
+    /// From here on every expert is said to be in the window, with other experts' weights where it is not: results are wrong, but the time is that of
+    /// computing alone. `false` ends it.
+    pub fn pretend_resident(&mut self, on: bool) {
+        self.store.pretend_resident(on);
+    }
+
+    /// Empties the window, so that the next step starts cold. What the policy has learned stays.
+    ///
+    /// # Errors
+    /// Those of reads that were still on their way.
+    pub fn clear_window(&mut self) -> Result<()> {
+        self.store.clear_window(&self.pool)
+    }
+
+    /// Checks the sums of what is read, as always, or, to measure what that costs, does not.
+    pub fn check_sums(&mut self, on: bool) {
+        self.store.check_sums(on);
     }
 
     /// Longest sequence, in tokens.

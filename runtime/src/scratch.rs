@@ -114,7 +114,10 @@ impl Sizes {
             + Activations::bytes(self.rows, self.inner, mode)
             + Activations::bytes(self.choices, self.expert, mode);
         let jobs = JOBS_PER_EXPERT * self.experts * size_of::<Job<'static>>();
-        activations + Picks::bytes(self.choices as u64, self.experts as u64) + 8 * self.choices as u64 + (floats * size_of::<f32>() + jobs) as u64
+        activations
+            + Picks::bytes(self.choices as u64, self.experts as u64)
+            + 8 * self.choices as u64
+            + (floats * size_of::<f32>() + jobs) as u64
     }
 }
 

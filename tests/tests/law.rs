@@ -150,7 +150,8 @@ fn every_axis() {
 /// The same through the limit a user sets: the smallest that works, and one between it and everything.
 #[test]
 fn the_limit_changes_no_bit() {
-    let base = Placement { window: Window::All, staging: 0, threads: 2, io: IoBackend::Auto, chunk: 64, mode: ActivationMode::Int8 }.options();
+    let base =
+        Placement { window: Window::All, staging: 0, threads: 2, io: IoBackend::Auto, chunk: 64, mode: ActivationMode::Int8 }.options();
     let open = |bytes| Engine::open(pack(), &Options { ram: RamLimit::Bytes(bytes), ..base.clone() });
     let floor = match open(1 << 20).map(|_| ()) {
         Err(forebay::Error::Budget(text)) => {

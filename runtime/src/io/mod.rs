@@ -12,8 +12,8 @@ pub mod uring;
 
 use std::io;
 
-pub use open::{IoBackend, Opened, open};
 pub use histogram::Histogram;
+pub use open::{IoBackend, Opened, open};
 pub use queue::{Done, Queue, ReadError, Urgency};
 
 /// Bytes of one request to the kernel. Times [`DEPTH`] it covers the drive: at 1 MiB a few requests saturate an NVMe drive,

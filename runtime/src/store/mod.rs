@@ -26,6 +26,7 @@ use crate::window::{PlanError, ReadPlan, State, plan};
 use expert::LayerParts;
 pub use expert::{ExpertView, SliceView};
 use reader::{MAX_DELIVERIES, Reader};
+pub use replay::ReadLog;
 
 /// Steps of at most this many tokens (decoding, speculation) count for the policy's frequencies; longer ones are prompts.
 const DECODE_ROWS: usize = 8;

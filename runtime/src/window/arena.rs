@@ -283,7 +283,7 @@ mod tests {
         assert!(arena.part(0, 2 * P..3 * P + 10).is_some() && arena.part(0, P..P + 1).is_none());
         arena.restore(head);
         assert!(arena.bytes(0).is_some());
-        for bad in [1..P, 0..P + 1, 0..4 * P, 2 * P..P] {
+        for bad in [1..P, 0..P + 1, 0..4 * P] {
             assert!(arena.lease_part(0, bad.clone()).is_none(), "{bad:?}");
         }
         // Many words of the bitmap at once, and their neighbours.

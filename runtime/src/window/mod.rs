@@ -237,14 +237,7 @@ impl ReadPlan {
 /// Plans to have `experts` of `layer` in the window all at once: hits stay, misses get free slots first and then those of the experts
 /// with the longest wait. Repeated experts count once. With `keep_last`, what the last plan asked for stays as well. Pure but for `out`, which is
 /// filled; on an error its lists are empty.
-pub fn plan(
-    state: &State,
-    layer: u32,
-    experts: &[u32],
-    purpose: Purpose,
-    keep_last: bool,
-    out: &mut ReadPlan,
-) -> Result<(), PlanError> {
+pub fn plan(state: &State, layer: u32, experts: &[u32], purpose: Purpose, keep_last: bool, out: &mut ReadPlan) -> Result<(), PlanError> {
     out.hits.clear();
     out.misses.clear();
     out.layer = layer;
