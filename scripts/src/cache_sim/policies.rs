@@ -1,6 +1,7 @@
 //! Policies to compare: the runtime's own, and those that are only simulated.
 
-use forebay::window::policy::{DecayedLfu, Policy, Purpose, Shape};
+use super::load::Load;
+use forebay::window::policy::{Policy, Purpose, ReturnRate, Shape};
 use forebay::window::{ReadPlan, State, plan};
 
 /// A cache of experts.
@@ -18,8 +19,8 @@ pub struct Window {
 }
 
 impl Window {
-    pub fn new(shape: &Shape, slots: usize, policy: DecayedLfu) -> Window {
-        let state = State::new(shape.clone(), slots as u32, Policy::DecayedLfu(policy));
+    pub fn new(shape: &Shape, slots: usize, policy: ReturnRate) -> Window {
+        let state = State::new(shape.clone(), slots as u32, Policy::ReturnRate(policy));
         Window { plan: ReadPlan::for_state(&state), state, shape: shape.clone(), experts: Vec::new() }
     }
 }
@@ -53,8 +54,8 @@ pub struct Ruled<R> {
 }
 
 impl<R: Rule> Ruled<R> {
-    pub fn new(keys: usize, slots: usize, rule: R) -> Self {
-        Ruled { rule, slots, held: Vec::with_capacity(slots), there: vec![false; keys], now: 0 }
+    pub fn new(load: &Load, slots: usize, rule: R) -> Self {
+        Ruled { rule, slots, held: Vec::with_capacity(slots), there: vec![false; load.shape.keys()], now: 0 }
     }
 }
 
@@ -87,8 +88,8 @@ pub struct Lru {
 }
 
 impl Lru {
-    pub fn new(keys: usize) -> Lru {
-        Lru { used: vec![0; keys] }
+    pub fn new(load: &Load) -> Lru {
+        Lru { used: vec![0; load.shape.keys()] }
     }
 }
 
@@ -102,6 +103,50 @@ impl Rule for Lru {
     }
 }
 
+/// By key: its layer.
+fn layers_of(shape: &Shape) -> Vec<u32> {
+    (0..shape.layers() as u32).flat_map(|layer| shape.range(layer).map(move |_| layer)).collect()
+}
+
+/// Decayed frequency with the time to the layer's next turn: each visit to its layer moves an expert's chance `p` by 1/horizon towards used or not, and the longest
+/// expected wait `d + layers * (1 / p - 1)` leaves, `d` being the layers to the next turn. What this project shipped first.
+pub struct DecayedLfu {
+    shape: Shape,
+    layer: Vec<u32>,
+    chance: Vec<f64>,
+    step: f64,
+    last: usize,
+}
+
+impl DecayedLfu {
+    pub fn new(load: &Load, horizon: f32) -> DecayedLfu {
+        let layer = layers_of(&load.shape);
+        let share = |layer: &u32| load.top_k as f64 / load.shape.range(*layer).len() as f64;
+        DecayedLfu {
+            chance: layer.iter().map(share).collect(),
+            layer,
+            shape: load.shape.clone(),
+            step: 1.0 / f64::from(horizon),
+            last: usize::MAX,
+        }
+    }
+}
+
+impl Rule for DecayedLfu {
+    fn used(&mut self, key: u32, layer: u32, now: usize) {
+        if std::mem::replace(&mut self.last, now) != now {
+            self.shape.range(layer).for_each(|k| self.chance[k as usize] *= 1.0 - self.step);
+        }
+        self.chance[key as usize] += self.step;
+    }
+
+    fn badness(&self, key: u32, layer: u32, _: usize) -> f64 {
+        let layers = self.shape.layers() as u32;
+        let turn = 1 + (self.layer[key as usize] + layers - layer - 1) % layers;
+        f64::from(turn) + f64::from(layers) * (1.0 / self.chance[key as usize].clamp(1e-5, 1.0) - 1.0)
+    }
+}
+
 /// Least-stale, after SpecMD (2026): what belongs to the layer whose next turn is farthest away leaves first, that is the layer passed last; among those of a layer the
 /// one whose last use is longest ago.
 pub struct LeastStale {
@@ -111,15 +156,14 @@ pub struct LeastStale {
 }
 
 impl LeastStale {
-    pub fn new(keys: usize, layers: u32) -> LeastStale {
-        LeastStale { lru: Lru::new(keys), layer: vec![0; keys], layers }
+    pub fn new(load: &Load) -> LeastStale {
+        LeastStale { lru: Lru::new(load), layer: layers_of(&load.shape), layers: load.shape.layers() as u32 }
     }
 }
 
 impl Rule for LeastStale {
     fn used(&mut self, key: u32, layer: u32, now: usize) {
         self.lru.used(key, layer, now);
-        self.layer[key as usize] = layer;
     }
 
     fn badness(&self, key: u32, layer: u32, now: usize) -> f64 {
@@ -151,8 +195,8 @@ pub fn next_uses(keys: usize, visits: &[(u32, Vec<u32>)]) -> Vec<Vec<usize>> {
 }
 
 impl<'a> Belady<'a> {
-    pub fn new(keys: usize, next: &'a [Vec<usize>]) -> Self {
-        Belady { next, due: vec![usize::MAX; keys], place: 0, last: usize::MAX }
+    pub fn new(load: &'a Load) -> Self {
+        Belady { next: &load.next, due: vec![usize::MAX; load.shape.keys()], place: 0, last: usize::MAX }
     }
 }
 

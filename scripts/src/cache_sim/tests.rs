@@ -1,6 +1,5 @@
-use super::policies::{Belady, Cache, LeastStale, Lru, Ruled, next_uses};
-use super::queues::{S3Fifo, WTinyLfu};
 use super::*;
+use forebay::window::policy::Shape;
 
 /// `steps` of `layers` x `experts`, each choosing `k` of a layer's experts, those of low numbers more often.
 fn load(layers: u32, experts: u32, k: usize, steps: usize) -> Load {
@@ -24,8 +23,12 @@ fn load(layers: u32, experts: u32, k: usize, steps: usize) -> Load {
             visits.push((layer, keys));
         }
     }
-    let shape = Shape::new(vec![(experts, k as u32); layers as usize]).unwrap();
-    Load { name: "made up".into(), next: next_uses(shape.keys(), &visits), shape, top_k: k, visits, steps }
+    Load::new("skewed".into(), Shape::new(vec![(experts, k as u32); layers as usize]).unwrap(), visits)
+}
+
+/// One key a visit, of one layer with nine experts.
+fn single(keys: &[u32]) -> Load {
+    Load::new("single".into(), Shape::new([(9, 1)]).unwrap(), keys.iter().map(|&k| (0, vec![k])).collect())
 }
 
 /// The visits of `pattern`, of one layer.
@@ -35,22 +38,23 @@ fn hits(cache: &mut dyn Cache, pattern: &[&[u32]]) -> Vec<usize> {
 
 #[test]
 fn lru_evicts_the_oldest() {
-    let mut cache = Ruled::new(9, 3, Lru::new(9));
+    let load = single(&[]);
+    let mut cache = Ruled::new(&load, 3, Lru::new(&load));
     assert_eq!(hits(&mut cache, &[&[0, 1], &[2], &[0], &[3], &[0, 2], &[1]]), [0, 0, 1, 0, 2, 0]);
 }
 
 #[test]
 fn belady_evicts_what_comes_back_last() {
-    let visits: Vec<(u32, Vec<u32>)> = [0, 1, 2, 3, 0, 1, 4, 0, 1].map(|k| (0, vec![k])).into();
-    let next = next_uses(9, &visits);
-    let mut cache = Ruled::new(9, 3, Belady::new(9, &next));
-    let found: Vec<usize> = visits.iter().map(|(layer, keys)| cache.visit(*layer, keys)).collect();
+    let load = single(&[0, 1, 2, 3, 0, 1, 4, 0, 1]);
+    let mut cache = Ruled::new(&load, 3, Belady::new(&load));
+    let found: Vec<usize> = load.visits.iter().map(|(layer, keys)| cache.visit(*layer, keys)).collect();
     assert_eq!(found, [0, 0, 0, 0, 1, 1, 0, 1, 1]);
 }
 
 #[test]
 fn least_stale_evicts_from_the_layer_passed_last() {
-    let mut cache = Ruled::new(9, 3, LeastStale::new(9, 3));
+    let load = Load::new("3 x 3".into(), Shape::new([(3, 1); 3]).unwrap(), Vec::new());
+    let mut cache = Ruled::new(&load, 3, LeastStale::new(&load));
     // Layer 0 holds 0, layer 1 holds 3, layer 2 holds 6. At layer 0 again, layer 2 was passed last: 6 goes and 3 stays.
     assert_eq!(
         [cache.visit(0, &[0]), cache.visit(1, &[3]), cache.visit(2, &[6]), cache.visit(0, &[1]), cache.visit(1, &[3])],
@@ -84,6 +88,24 @@ fn w_tinylfu_admits_by_frequency() {
         cache.visit(0, &[once]);
     }
     assert_eq!(hits(&mut cache, &[&[0], &[1], &[2], &[3], &[4]]), [1; 5]);
+}
+
+#[test]
+fn decayed_lfu_keeps_the_popular_ones() {
+    let load = single(&[]);
+    let mut cache = Ruled::new(&load, 2, DecayedLfu::new(&load, 8.0));
+    assert_eq!(hits(&mut cache, &[&[0], &[0], &[0], &[1], &[2], &[3], &[0]]), [0, 1, 1, 0, 0, 0, 1]);
+}
+
+#[test]
+fn made_up_loads_are_as_described() {
+    let (uniform, repeating) = (Load::uniform(), Load::repeating());
+    assert!((uniform.cliff() - 0.0625).abs() < 1e-9 && (uniform.repeats() - 0.0625).abs() < 0.005, "{}", uniform.repeats());
+    assert!((0.35..0.45).contains(&repeating.repeats()), "{}", repeating.repeats());
+    for load in [uniform, repeating] {
+        let distinct = |keys: &[u32]| keys.iter().collect::<std::collections::BTreeSet<_>>().len();
+        assert!(load.visits.iter().all(|(layer, keys)| distinct(keys) == 8 && keys.iter().all(|k| load.shape.range(*layer).contains(k))));
+    }
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 mod lfu;
 mod lru;
+mod returns;
 
 pub use lfu::DecayedLfu;
 pub use lru::Lru;
+pub use returns::ReturnRate;
 
 /// What an expert is held for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,7 +84,9 @@ impl Shape {
 
 /// A cache policy. A new one is a file and a variant.
 pub enum Policy {
-    /// The default, see [`DecayedLfu`].
+    /// The default, see [`ReturnRate`].
+    ReturnRate(ReturnRate),
+    /// See [`DecayedLfu`].
     DecayedLfu(DecayedLfu),
     /// Least recently used, for comparison.
     Lru(Lru),
@@ -91,12 +95,13 @@ pub enum Policy {
 impl Policy {
     /// The default policy.
     pub fn new(shape: &Shape) -> Policy {
-        Policy::DecayedLfu(DecayedLfu::new(shape))
+        Policy::ReturnRate(ReturnRate::new(shape))
     }
 
     /// A visit to a layer; all of `uses` are of that layer.
     pub fn visit(&mut self, shape: &Shape, layer: u32, uses: impl Iterator<Item = Use>, purpose: Purpose) {
         match self {
+            Policy::ReturnRate(p) => p.visit(shape, layer, uses, purpose),
             Policy::DecayedLfu(p) => p.visit(shape.range(layer), uses, purpose),
             Policy::Lru(p) => p.visit(uses),
         }
@@ -105,6 +110,7 @@ impl Policy {
     /// How long, in layers, until `key` of `key_layer` is wanted again, seen from a visit to `layer`. The largest value leaves first.
     pub fn wait(&self, key: Key, key_layer: u32, layer: u32, purpose: Purpose) -> f32 {
         match self {
+            Policy::ReturnRate(p) => p.wait(key, key_layer, layer, purpose),
             Policy::DecayedLfu(p) => p.wait(key, key_layer, layer, purpose),
             Policy::Lru(p) => p.wait(key),
         }
