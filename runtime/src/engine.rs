@@ -161,7 +161,7 @@ impl Engine {
         self.store.pretend_resident(on);
     }
 
-    /// Empties the window, so that the next step starts cold. What the policy has learned stays.
+    /// Empties the window and forgets what its policy has learned, so that the next step starts cold.
     ///
     /// # Errors
     /// Those of reads that were still on their way.

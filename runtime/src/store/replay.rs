@@ -103,7 +103,7 @@ impl Store {
         self.bench.pretence = (on && !all.is_empty()).then_some(Pretence { shape, slot_of });
     }
 
-    /// Forgets all experts, so that the next run starts cold. What the policy has learned stays.
+    /// Forgets all experts and what the policy has learned, so that the next run starts cold.
     ///
     /// Errors: those of reads that were still on their way.
     pub fn clear_window(&mut self, pool: &Pool) -> Result<()> {
@@ -111,6 +111,7 @@ impl Store {
         let held: Vec<_> = self.state.held().collect();
         held.into_iter().for_each(|(layer, expert, _)| self.state.forget(layer, expert));
         self.state.clear_staging();
+        self.state.relearn();
         Ok(())
     }
 

@@ -160,6 +160,11 @@ impl State {
         }
     }
 
+    /// Forgets what the policy has learned, as if nothing had been used yet.
+    pub fn relearn(&mut self) {
+        self.policy = Policy::new(&self.shape);
+    }
+
     /// Takes a slot of the staging area for a guess that `expert` will be wanted: an empty one, or that of the oldest guess, among those that are
     /// `idle`. `None` if the expert is there already or no slot is to be had.
     pub fn stage(&mut self, layer: u32, expert: u32, idle: impl Fn(u32) -> bool) -> Option<u32> {

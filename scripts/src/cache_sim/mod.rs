@@ -17,6 +17,9 @@ const WINDOWS: [usize; 10] = [3, 4, 6, 8, 12, 16, 24, 32, 40, 50];
 /// Makes a cache with a number of slots for a load.
 type Make = for<'a> fn(&'a Load, usize) -> Box<dyn Cache + 'a>;
 
+/// Makes a cache with a number of slots.
+type MakeSized<'a> = dyn Fn(usize) -> Box<dyn Cache + 'a> + 'a;
+
 /// What is compared: name and how it is made. The first is what the product does, the last knows the future.
 const POLICIES: [(&str, Make); 7] = [
     ("return rate", |l, slots| Box::new(Window::new(&l.shape, slots, ReturnRate::new(&l.shape)))),
@@ -58,7 +61,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
 }
 
 /// Hit rates in percent, one for each window.
-fn rates<'a>(load: &'a Load, make: &dyn Fn(usize) -> Box<dyn Cache + 'a>) -> Vec<f64> {
+fn rates(load: &Load, make: &MakeSized<'_>) -> Vec<f64> {
     let rate = |percent: usize| {
         // No window of the product is smaller than one layer and one layer ahead.
         let slots = (load.shape.keys() * percent).div_ceil(100).max(2 * load.top_k);

@@ -1,7 +1,7 @@
 //! Policies to compare: the runtime's own, and those that are only simulated.
 
 use super::load::Load;
-use forebay::window::policy::{Policy, Purpose, ReturnRate, Shape};
+use forebay::window::policy::{Purpose, ReturnRate, Shape};
 use forebay::window::{ReadPlan, State, plan};
 
 /// A cache of experts.
@@ -20,7 +20,7 @@ pub struct Window {
 
 impl Window {
     pub fn new(shape: &Shape, slots: usize, policy: ReturnRate) -> Window {
-        let state = State::new(shape.clone(), slots as u32, Policy::ReturnRate(policy));
+        let state = State::new(shape.clone(), slots as u32, policy);
         Window { plan: ReadPlan::for_state(&state), state, shape: shape.clone(), experts: Vec::new() }
     }
 }
@@ -30,7 +30,7 @@ impl Cache for Window {
         let first = self.shape.range(layer).start;
         self.experts.clear();
         self.experts.extend(keys.iter().map(|k| k - first));
-        plan(&self.state, layer, &self.experts, Purpose::Decode, &mut self.plan).expect("the trace fits its own header");
+        plan(&self.state, layer, &self.experts, Purpose::Decode, false, &mut self.plan).expect("the trace fits its own header");
         self.state.apply(&self.plan);
         self.plan.hits.len()
     }

@@ -116,7 +116,8 @@ impl ReturnRate {
         ReturnRate { layers: shape.layers() as f32, horizon: horizon.max(1.0), experts, turns: vec![0.0; shape.layers()], classes }
     }
 
-    pub(super) fn visit(&mut self, shape: &Shape, layer: u32, uses: impl Iterator<Item = Use>, purpose: Purpose) {
+    /// A visit to a layer; all of `uses` are of that layer.
+    pub fn visit(&mut self, shape: &Shape, layer: u32, uses: impl Iterator<Item = Use>, purpose: Purpose) {
         let prompt = purpose == Purpose::Prefill;
         for Use { key, loaded } in uses {
             let Some(expert) = self.experts.get_mut(key as usize) else { continue };
@@ -142,7 +143,8 @@ impl ReturnRate {
         }
     }
 
-    pub(super) fn wait(&self, key: Key, key_layer: u32, layer: u32, purpose: Purpose) -> f32 {
+    /// How long, in layers, until `key` of `key_layer` is wanted again, seen from a visit to `layer`. The largest value leaves first.
+    pub fn wait(&self, key: Key, key_layer: u32, layer: u32, purpose: Purpose) -> f32 {
         let Some(expert) = self.experts.get(key as usize) else { return f32::INFINITY };
         let mut turn = key_layer as f32 - layer as f32;
         if turn <= 0.0 {
