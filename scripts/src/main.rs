@@ -17,7 +17,8 @@ const USAGE: &str = "cargo x COMMAND
   test                 everything CI runs: formatting, clippy, all tests
   compare GGUF --llama-bench PATH [--limit 8G] [--tokens 48] [--runs 3]
                        decode speed of forebay and of llama.cpp on the same file under the same memory limit (needs root)
-  cache-sim TRACE...   hit rates of cache policies on traces that `forebay bench --trace` wrote
+  cache-sim [--svg OUT] [TRACE]...
+                       hit rates of cache policies on traces that `forebay bench --trace` wrote and on two made up ones
 ";
 
 fn main() -> ExitCode {

@@ -41,12 +41,22 @@ fn the_report_has_what_the_readme_says() {
         for key in ["bytes_read", "bytes_read_per_token", "hit_rate", "reads", "stall_seconds"] {
             assert!(number(key) >= 0.0, "{phase}.{key}");
         }
+        if phase != "cold" {
+            // Not more than the measured time, but for noise: these are milliseconds on a shared machine.
+            assert!((0.05..3.0).contains(&number("efficiency")), "{report}");
+            assert!(number("compute_only_seconds") > 0.0 && number("io_only_bytes") <= number("bytes_read"), "{report}");
+        }
         if phase != "prompt" {
             assert!(number("token_p50_seconds") <= number("token_p99_seconds"));
         }
         assert_eq!(report["runs"].as_array().map(Vec::len), Some(2));
         assert_eq!(report["runs"][0][phase].as_object().map(|o| o.len()), numbers.as_object().map(|o| o.len()));
     }
+    let prompt = |key: &str| report["median"]["prompt"][key].as_f64().unwrap_or_else(|| panic!("no prompt.{key} in {report}"));
+    assert!(
+        prompt("read_bytes_p50") <= prompt("read_bytes_p99") && prompt("read_latency_p50_seconds") <= prompt("read_latency_p99_seconds")
+    );
+    assert_eq!(prompt("io_only_bytes"), prompt("bytes_read"), "an empty window: what was read is read again");
     // Cold means that: the first layer's experts are all read. Everything fits, so what is read once stays.
     let hits = |phase: &str| report["median"][phase]["hit_rate"].as_f64().expect("a rate");
     assert!(hits("prompt") == 0.0 && hits("cold") < hits("warm"), "{report}");
@@ -58,7 +68,7 @@ fn the_report_has_what_the_readme_says() {
 #[test]
 fn the_table_names_phases_and_the_limit() {
     let done = bench(&["-r", "1", "-p", "0"]).expect(0);
-    for part in ["| decode, cold | 8 |", "| decode, warm | 12 |", "tok/s", "p99 ms", "peak RAM", "of 1024.0 MiB"] {
+    for part in ["| decode, cold | 8 |", "| decode, warm | 12 |", "tok/s", "p99 ms", "efficiency", "peak RAM", "of 1024.0 MiB"] {
         assert!(done.out.contains(part), "no {part:?} in {}", done.out);
     }
     assert!(!done.out.contains("prompt"), "{}", done.out);

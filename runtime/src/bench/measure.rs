@@ -2,7 +2,8 @@
 
 use crate::engine::{Engine, Wanted};
 use crate::error::Result;
-use crate::store::IoStats;
+use crate::io::Histogram;
+use crate::store::{IoStats, ReadLog};
 use std::time::{Duration, Instant};
 
 /// What a phase took.
@@ -22,8 +23,29 @@ pub struct Phase {
     pub hits: u64,
     /// Experts that were not.
     pub misses: u64,
+    /// Experts read on a guess that the next layer will want them.
+    pub guesses: u64,
+    /// Guesses that were right.
+    pub guesses_used: u64,
     /// Time spent waiting for experts.
     pub stall: Duration,
+    /// Bytes of each request.
+    pub sizes: Histogram,
+    /// Microseconds of each request, from asking the kernel to seeing it complete.
+    pub latencies: Histogram,
+    /// What the phase is measured against, if that was wanted.
+    pub bounds: Option<Bounds>,
+}
+
+/// The two things that a token needs, each alone: no schedule of the same work is faster than the slower of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The same tokens with every expert in memory.
+    pub compute: Duration,
+    /// The same batches of reads, one after the other, without computing.
+    pub io: Duration,
+    /// Bytes of those reads.
+    pub io_bytes: u64,
 }
 
 impl Phase {
@@ -44,12 +66,22 @@ impl Phase {
         if self.tokens == 0 { 0.0 } else { self.bytes as f64 / self.tokens as f64 }
     }
 
+    /// max(compute only, reads only) / measured: 1 for perfect overlap, about 1/2 for equal parts in turns. `None` without bounds.
+    pub fn efficiency(&self) -> Option<f64> {
+        let bounds = self.bounds.filter(|_| !self.time.is_zero())?;
+        Some(bounds.compute.max(bounds.io).as_secs_f64() / self.time.as_secs_f64())
+    }
+
     fn count(&mut self, before: &IoStats, after: &IoStats) {
         let over = |counter: fn(&IoStats) -> u64| counter(after).saturating_sub(counter(before));
         self.bytes = over(|s| s.bytes);
         self.requests = over(|s| s.requests);
         self.hits = over(|s| s.hits);
         self.misses = over(|s| s.misses);
+        self.guesses = over(|s| s.guesses);
+        self.guesses_used = over(|s| s.guesses_used);
+        self.sizes = after.sizes.since(&before.sizes);
+        self.latencies = after.latency.since(&before.latency);
         self.stall = after.stall.saturating_sub(before.stall);
     }
 }
@@ -91,4 +123,48 @@ pub fn decode(engine: &mut Engine, tokens: &[u32], watch: Watch<'_>) -> Result<P
     }
     phase.count(&before, &engine.stats());
     Ok(phase)
+}
+
+/// How a phase feeds its tokens.
+pub type Feed = fn(&mut Engine, &[u32], Watch<'_>) -> Result<Phase>;
+
+/// Time of the same `tokens` after the same `context`, fed by `feed` (which is [`prompt`] or [`decode`]), with every expert said to be in memory. For right after the phase, while the
+/// window holds what it held; results of the engine are wrong meanwhile, and the sequence is to be reset afterwards.
+///
+/// # Errors
+/// Those of `feed`.
+pub fn compute_only(engine: &mut Engine, context: &[u32], tokens: &[u32], feed: Feed, watch: Watch<'_>) -> Result<Duration> {
+    engine.pretend_resident(true);
+    engine.reset();
+    let fed = decode(engine, context, watch).and_then(|_| feed(engine, tokens, watch));
+    engine.pretend_resident(false);
+    engine.reset();
+    Ok(fed?.time)
+}
+
+/// Time and bytes of the reads in `log`, without computing. The window is empty afterwards.
+///
+/// # Errors
+/// Those of reading.
+pub fn io_only(engine: &mut Engine, log: &ReadLog) -> Result<(Duration, u64)> {
+    if log.is_empty() { Ok((Duration::ZERO, 0)) } else { engine.replay_reads(log) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn efficiency_is_the_slower_bound_over_what_was_measured() {
+        let seconds = Duration::from_secs;
+        let phase = |compute, io, time| Phase {
+            time: seconds(time),
+            bounds: Some(Bounds { compute: seconds(compute), io: seconds(io), io_bytes: 0 }),
+            ..Phase::default()
+        };
+        assert_eq!(phase(9, 3, 10).efficiency(), Some(0.9));
+        assert_eq!(phase(3, 8, 10).efficiency(), Some(0.8));
+        assert_eq!(phase(3, 8, 0).efficiency(), None);
+        assert_eq!(Phase { time: seconds(1), ..Phase::default() }.efficiency(), None);
+    }
 }

@@ -2,10 +2,13 @@
 //!
 //! A run has up to three phases. *Prompt*: a prompt from an empty window. *Cold*: single tokens from an empty window and an empty sequence. *Warm*: the
 //! single tokens after those. All runs feed the same tokens, so medians compare like with like.
+//!
+//! After the prompt and after the warm tokens the same work is done again in two halves, computing with every expert in memory and reading without
+//! computing: the slower of the two over the measured time is the efficiency of the overlap.
 
 pub mod measure;
 pub mod stats;
 pub mod tokens;
 pub mod trace;
 
-pub use measure::{Phase, decode, prompt};
+pub use measure::{Bounds, Phase, compute_only, decode, io_only, prompt};

@@ -4,8 +4,9 @@ use super::bench_report::{Report, Run};
 use super::interrupt::Interrupt;
 use super::progress::Progress;
 use super::{Failure, Outcome, answer, answer_json, engine, files, tokenize};
+use crate::bench::measure::{Feed, Watch};
 use crate::bench::trace::{Header, Recorder};
-use crate::bench::{self, Phase, tokens};
+use crate::bench::{self, Bounds, Phase, tokens};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::pack::Pack;
@@ -58,28 +59,14 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let trace = arguments.trace.as_deref().map(|path| Recorder::create(path, &work.header)).transpose()?;
     let mut report = Report::new(arguments.engine.activations(), &work.source);
     let context = u32::try_from(work.context()).unwrap_or(u32::MAX);
+    let mut engine = arguments.engine.open(&arguments.file, Some(context), &interrupt.cancel)?;
     for number in 1..=arguments.runs {
-        let watch = Watch { title: format!("run {number} of {}", arguments.runs), interrupt: &interrupt };
-        let trace = trace.as_ref().filter(|_| number == 1);
-        let mut run = Run::default();
-        if !work.prompt.is_empty() {
-            let mut engine = arguments.engine.open(&arguments.file, Some(context), &interrupt.cancel)?;
-            run.prompt = Some(watch.phase("prompt", &mut engine, &work.prompt, trace)?);
-            report.engine(&engine);
-        }
-        if !work.cold.is_empty() || !work.warm.is_empty() {
-            let mut engine = arguments.engine.open(&arguments.file, Some(context), &interrupt.cancel)?;
-            if !work.cold.is_empty() {
-                run.cold = Some(watch.phase("warm-up", &mut engine, &work.cold, trace)?);
-            }
-            if !work.warm.is_empty() {
-                run.warm = Some(watch.phase("decoding", &mut engine, &work.warm, trace)?);
-            }
-            report.engine(&engine);
-        }
-        report.add(run);
+        let title = format!("run {number} of {}", arguments.runs);
+        let mut bench = Bench { engine: &mut engine, title, interrupt: &interrupt, trace: trace.as_ref().filter(|_| number == 1) };
+        report.add(bench.run(&work)?);
     }
     trace.as_ref().map_or(Ok(()), Recorder::finish)?;
+    report.engine(&engine);
     match arguments.output {
         Format::Md => answer(&report.table())?,
         Format::Json => answer_json(&report.object())?,
@@ -140,33 +127,76 @@ impl Work {
     }
 }
 
-/// Progress and Ctrl-C.
-struct Watch<'a> {
+/// A run, with progress and Ctrl-C.
+struct Bench<'a> {
+    engine: &'a mut Engine,
     title: String,
     interrupt: &'a Interrupt,
+    trace: Option<&'a Recorder>,
 }
 
-impl Watch<'_> {
-    fn phase(&self, name: &str, engine: &mut Engine, tokens: &[u32], trace: Option<&Recorder>) -> Result<Phase> {
-        let prompt = name == "prompt";
-        if let Some(trace) = trace {
-            trace.prompt(prompt);
-            engine.set_router_sink(Some(trace.sink()));
+impl Bench<'_> {
+    fn run(&mut self, work: &Work) -> Result<Run> {
+        let mut run = Run::default();
+        if !work.prompt.is_empty() {
+            self.cold()?;
+            run.prompt = Some(self.with_bounds("prompt", &[], &work.prompt, bench::prompt)?);
         }
+        if work.warm.is_empty() {
+            if !work.cold.is_empty() {
+                self.cold()?;
+                run.cold = Some(self.with_bounds("decoding", &[], &work.cold, bench::decode)?);
+            }
+            return Ok(run);
+        }
+        self.cold()?;
+        run.cold = Some(self.phase("warm-up", &work.cold, bench::decode)?);
+        run.warm = Some(self.with_bounds("decoding", &work.cold, &work.warm, bench::decode)?);
+        Ok(run)
+    }
+
+    /// Empties sequence and window.
+    fn cold(&mut self) -> Result<()> {
+        self.engine.reset();
+        self.engine.clear_window()
+    }
+
+    /// A phase after `context`, and then its two halves alone.
+    fn with_bounds(&mut self, name: &str, context: &[u32], tokens: &[u32], feed: Feed) -> Result<Phase> {
+        // Whatever was kept before is of no interest.
+        drop(self.engine.log_reads());
+        let mut phase = self.phase(name, tokens, feed)?;
+        let log = self.engine.log_reads();
+        let name = format!("{name}, computing only");
+        let compute =
+            self.watched(&name, context.len() + tokens.len(), |engine, watch| bench::compute_only(engine, context, tokens, feed, watch))?;
+        let (io, io_bytes) = bench::io_only(self.engine, &log)?;
+        phase.bounds = Some(Bounds { compute, io, io_bytes });
+        Ok(phase)
+    }
+
+    /// A phase, traced if that is wanted.
+    fn phase(&mut self, name: &str, tokens: &[u32], feed: Feed) -> Result<Phase> {
+        if let Some(trace) = self.trace {
+            trace.prompt(name == "prompt");
+            self.engine.set_router_sink(Some(trace.sink()));
+        }
+        let measured = self.watched(name, tokens.len(), |engine, watch| feed(engine, tokens, watch));
+        self.engine.set_router_sink(None);
+        measured
+    }
+
+    /// Shows how far `work` on `tokens` tokens is, and ends it at Ctrl-C.
+    fn watched<T>(&mut self, name: &str, tokens: usize, work: impl FnOnce(&mut Engine, Watch<'_>) -> Result<T>) -> Result<T> {
         self.interrupt.prompt();
-        let mut progress = Progress::of(&format!("{}, {name}", self.title), tokens.len());
+        let mut progress = Progress::of(&format!("{}, {name}", self.title), tokens);
         let mut done = 0;
-        let mut watch = |more| {
+        let done = work(self.engine, &mut |more| {
             done += more;
             progress.show(done);
             if self.interrupt.stopped() { Err(Error::Interrupted) } else { Ok(()) }
-        };
-        let measured = match prompt {
-            true => bench::prompt(engine, tokens, &mut watch),
-            false => bench::decode(engine, tokens, &mut watch),
-        };
-        engine.set_router_sink(None);
+        });
         self.interrupt.idle();
-        measured
+        done
     }
 }

@@ -1,4 +1,4 @@
-//! What `forebay bench` prints.
+//! What `forebay bench` prints: a table of speeds, one of what bounds them, or one JSON object.
 
 use super::engine::peak_memory;
 use super::report;
@@ -7,7 +7,6 @@ use crate::bench::stats::{median, percentile};
 use crate::engine::Engine;
 use crate::memory::show_bytes;
 use serde_json::{Map, Value, json};
-use std::fmt::Write;
 
 /// Phases of one run; `None` for those that were not asked for.
 #[derive(Clone, Debug, Default)]
@@ -26,37 +25,71 @@ pub(super) struct Report {
 
 /// Finds a phase of a run.
 type Find = fn(&Run) -> Option<&Phase>;
-/// Title of a column and how its numbers are shown.
-type Column = (&'static str, fn(f64) -> String);
+/// The two tables.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Table {
+    Speed,
+    Bounds,
+}
 
-/// A number of a phase: its key in the JSON object, its column and how it is shown there, and how it is found.
+/// A column: where, its title, and how its numbers are shown.
+type Column = (Table, &'static str, fn(f64) -> String);
+
+/// A number of a phase: its key in the JSON object, its column, and how it is found.
 struct Number {
     key: &'static str,
     column: Option<Column>,
     of: fn(&Phase) -> Option<f64>,
 }
 
-const NUMBERS: [Number; 11] = [
-    Number { key: "tokens", column: None, of: |p| Some(p.tokens as f64) },
-    Number { key: "seconds", column: None, of: |p| Some(p.time.as_secs_f64()) },
-    Number { key: "tokens_per_second", column: Some(("tok/s", |x| format!("{x:.2}"))), of: |p| Some(p.rate()) },
-    Number {
-        key: "bytes_read_per_token",
-        column: Some(("MB read/token", |x| format!("{:.1}", x / 1e6))),
-        of: |p| Some(p.bytes_per_token()),
-    },
-    Number { key: "hit_rate", column: Some(("window hits", |x| format!("{:.1}%", x * 100.0))), of: Phase::hit_rate },
-    Number { key: "stall_seconds", column: Some(("stall s", |x| format!("{x:.2}"))), of: |p| Some(p.stall.as_secs_f64()) },
-    Number { key: "token_p50_seconds", column: Some(("p50 ms", milliseconds)), of: |p| token_time(p, 50.0) },
-    Number { key: "token_p99_seconds", column: Some(("p99 ms", milliseconds)), of: |p| token_time(p, 99.0) },
-    Number { key: "reads", column: None, of: |p| Some(p.requests as f64) },
-    Number { key: "bytes_read", column: None, of: |p| Some(p.bytes as f64) },
-    Number {
-        key: "read_bytes_mean",
-        column: Some(("KiB/read", |x| format!("{:.0}", x / 1024.0))),
-        of: |p| (p.requests > 0).then(|| p.bytes as f64 / p.requests as f64),
-    },
+const NUMBERS: [Number; 21] = [
+    number("tokens", None, |p| Some(p.tokens as f64)),
+    number("seconds", None, |p| Some(p.time.as_secs_f64())),
+    number("tokens_per_second", speed("tok/s", |x| format!("{x:.2}")), |p| Some(p.rate())),
+    number("bytes_read", None, |p| Some(p.bytes as f64)),
+    number("bytes_read_per_token", speed("MB read/token", |x| format!("{:.1}", x / 1e6)), |p| Some(p.bytes_per_token())),
+    number("hit_rate", speed("window hits", percent), Phase::hit_rate),
+    number("guesses", None, |p| Some(p.guesses as f64)),
+    number("guesses_used", None, |p| Some(p.guesses_used as f64)),
+    number("stall_seconds", speed("stall s", |x| format!("{x:.2}")), |p| Some(p.stall.as_secs_f64())),
+    number("token_p50_seconds", speed("token p50 ms", milliseconds), |p| token_time(p, 50.0)),
+    number("token_p99_seconds", speed("p99 ms", milliseconds), |p| token_time(p, 99.0)),
+    number("reads", None, |p| Some(p.requests as f64)),
+    number("read_bytes_p50", speed("read KiB", |x| format!("{:.0}", x / 1024.0)), |p| p.sizes.percentile(50.0).map(|n| n as f64)),
+    number("read_bytes_p99", None, |p| p.sizes.percentile(99.0).map(|n| n as f64)),
+    number("read_latency_p50_seconds", speed("read p50 ms", milliseconds), |p| latency(p, 50.0)),
+    number("read_latency_p99_seconds", speed("p99 ms", milliseconds), |p| latency(p, 99.0)),
+    number("compute_only_seconds", bound("computing only s", |x| format!("{x:.2}")), |p| Some(p.bounds?.compute.as_secs_f64())),
+    number("io_only_seconds", bound("reading only s", |x| format!("{x:.2}")), |p| Some(p.bounds?.io.as_secs_f64())),
+    number("io_only_bytes", None, |p| Some(p.bounds?.io_bytes as f64)),
+    number("io_only_bytes_per_second", bound("GB/s reading only", |x| format!("{:.2}", x / 1e9)), io_speed),
+    number("efficiency", bound("efficiency", percent), Phase::efficiency),
 ];
+
+const fn number(key: &'static str, column: Option<Column>, of: fn(&Phase) -> Option<f64>) -> Number {
+    Number { key, column, of }
+}
+
+const fn speed(title: &'static str, show: fn(f64) -> String) -> Option<Column> {
+    Some((Table::Speed, title, show))
+}
+
+const fn bound(title: &'static str, show: fn(f64) -> String) -> Option<Column> {
+    Some((Table::Bounds, title, show))
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1}%", share * 100.0)
+}
+
+fn latency(phase: &Phase, percent: f64) -> Option<f64> {
+    phase.latencies.percentile(percent).map(|microseconds| microseconds as f64 / 1e6)
+}
+
+fn io_speed(phase: &Phase) -> Option<f64> {
+    let bounds = phase.bounds.filter(|b| !b.io.is_zero())?;
+    Some(bounds.io_bytes as f64 / bounds.io.as_secs_f64())
+}
 
 fn milliseconds(seconds: f64) -> String {
     format!("{:.1}", seconds * 1e3)
@@ -125,25 +158,13 @@ impl Report {
 
     /// Markdown.
     pub(super) fn table(&self) -> String {
-        let columns: Vec<_> = NUMBERS.iter().filter_map(|n| n.column.map(|(title, show)| (n, title, show))).collect();
-        let mut text = String::from("| phase | tokens |");
-        columns.iter().for_each(|(_, title, _)| text += &format!(" {title} |"));
-        text += &format!("\n|---|{}\n", "---:|".repeat(columns.len() + 1));
-        for (_, title, phase) in PHASES {
-            let Some(first) = self.runs.iter().find_map(phase) else { continue };
-            // Writing into a string cannot fail.
-            let _ = write!(text, "| {title} | {} |", first.tokens);
-            for (number, _, show) in &columns {
-                let _ = write!(text, " {} |", self.median(phase, number).map_or_else(|| "-".into(), show));
-            }
-            text.push('\n');
-        }
         let setting =
             |key: &str| self.settings.get(key).map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_string)).unwrap_or_default();
         let memory = |key: &str| self.memory.get(key).and_then(Value::as_u64).unwrap_or(0);
-        let _ = write!(
-            text,
-            "\nMedians of {} · {} threads · {} · {} · tokens: {} · {} of {} experts in the window · peak RAM {} of {}\n",
+        format!(
+            "{}\n{}\nMedians of {} · {} threads · {} · {} · tokens: {} · {} of {} experts in the window · peak RAM {} of {}\n",
+            self.part(Table::Speed),
+            self.part(Table::Bounds),
             self.runs.len(),
             setting("threads"),
             setting("io"),
@@ -153,7 +174,24 @@ impl Report {
             memory("experts"),
             peak_memory().map_or_else(|| "?".into(), show_bytes),
             show_bytes(memory("limit")),
-        );
+        )
+    }
+
+    /// One of the tables: a row for each phase that has a number in it.
+    fn part(&self, table: Table) -> String {
+        let columns: Vec<(&Number, Column)> = NUMBERS.iter().filter_map(|n| Some((n, n.column.filter(|c| c.0 == table)?))).collect();
+        let mut text = String::from("| phase | tokens |");
+        columns.iter().for_each(|(_, column)| text += &format!(" {} |", column.1));
+        text += &format!("\n|---|{}\n", "---:|".repeat(columns.len() + 1));
+        for (_, title, phase) in PHASES {
+            let medians: Vec<Option<f64>> = columns.iter().map(|(number, _)| self.median(phase, number)).collect();
+            let Some(first) = self.runs.iter().find_map(phase).filter(|_| medians.iter().any(Option::is_some)) else { continue };
+            text += &format!("| {title} | {} |", first.tokens);
+            for ((_, column), median) in columns.iter().zip(medians) {
+                text += &format!(" {} |", median.map_or_else(|| "-".into(), column.2));
+            }
+            text.push('\n');
+        }
         text
     }
 }
@@ -166,11 +204,17 @@ fn phases(numbers: impl Fn(Find) -> Option<Map<String, Value>>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::Bounds;
     use std::time::Duration;
 
     fn phase(milliseconds: u64) -> Phase {
         let time = Duration::from_millis(milliseconds);
-        Phase { tokens: 2, time: 2 * time, token_times: vec![time, time], bytes: 6_000_000, requests: 3, hits: 3, misses: 1, stall: time }
+        let mut phase =
+            Phase { tokens: 2, time: 2 * time, token_times: vec![time, time], bytes: 6_000_000, requests: 3, ..Phase::default() };
+        (phase.hits, phase.misses, phase.stall) = (3, 1, time);
+        (0..3).for_each(|_| phase.sizes.add(7 << 10));
+        phase.bounds = Some(Bounds { compute: time, io: time / 2, io_bytes: milliseconds * 1_000_000 });
+        phase
     }
 
     fn report() -> Report {
@@ -188,7 +232,9 @@ mod tests {
         assert_eq!(object["median"]["warm"]["token_p99_seconds"], json!(0.2));
         assert_eq!(object["median"]["warm"]["hit_rate"], json!(0.75));
         assert_eq!(object["runs"][1]["warm"]["seconds"], json!(1.8));
-        assert_eq!(object["median"]["warm"]["read_bytes_mean"], json!(2e6));
+        assert_eq!(object["median"]["warm"]["efficiency"], json!(0.5));
+        assert_eq!(object["median"]["warm"]["io_only_bytes_per_second"], json!(2e9));
+        assert_eq!(object["median"]["warm"]["read_latency_p50_seconds"], Value::Null);
         assert!(object["median"].get("prompt").is_none() && object["runs"][0].get("cold").is_none());
     }
 
@@ -196,8 +242,13 @@ mod tests {
     fn the_table_has_a_row_for_each_phase_that_there_is() {
         let table = report().table();
         let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| decode") || line.starts_with("| prompt")).collect();
-        assert_eq!(rows, ["| decode, warm | 2 | 5.00 | 3.0 | 75.0% | 0.20 | 200.0 | 200.0 | 1953 |"], "{table}");
+        let want = [
+            "| decode, warm | 2 | 5.00 | 3.0 | 75.0% | 0.20 | 200.0 | 200.0 | 7 | - | - |",
+            "| decode, warm | 2 | 0.20 | 0.10 | 2.00 | 50.0% |",
+        ];
+        assert_eq!(rows, want, "{table}");
         let cells = |line: &str| line.matches('|').count();
         assert!(table.lines().take(3).all(|line| cells(line) == cells(rows[0])), "{table}");
+        assert!(table.lines().skip(4).take(3).all(|line| cells(line) == cells(rows[1])), "{table}");
     }
 }
