@@ -89,54 +89,48 @@ impl Phase {
 /// Called with the tokens done so far; an error ends the measurement.
 pub type Watch<'a> = &'a mut dyn FnMut(usize) -> Result<()>;
 
-/// Feeds `tokens` in the engine's longest steps, logits of the last one.
-///
-/// # Errors
-/// Those of [`Engine::feed`] and of `watch`.
-pub fn prompt(engine: &mut Engine, tokens: &[u32], watch: Watch<'_>) -> Result<Phase> {
-    let before = engine.stats();
-    let mut phase = Phase { tokens: tokens.len(), ..Phase::default() };
-    for part in tokens.chunks(engine.chunk().max(1)) {
-        let start = Instant::now();
-        engine.feed(part, Wanted::Last, &mut |_, _| {})?;
-        phase.time += start.elapsed();
-        watch(part.len())?;
-    }
-    phase.count(&before, &engine.stats());
-    Ok(phase)
-}
-
-/// Feeds `tokens` one at a time with logits of each, as an answer does.
-///
-/// # Errors
-/// Those of [`Engine::feed`] and of `watch`.
-pub fn decode(engine: &mut Engine, tokens: &[u32], watch: Watch<'_>) -> Result<Phase> {
-    let before = engine.stats();
-    let mut phase = Phase { tokens: tokens.len(), token_times: Vec::with_capacity(tokens.len()), ..Phase::default() };
-    for token in tokens {
-        let start = Instant::now();
-        engine.feed(std::slice::from_ref(token), Wanted::Last, &mut |_, _| {})?;
-        let time = start.elapsed();
-        phase.token_times.push(time);
-        phase.time += time;
-        watch(1)?;
-    }
-    phase.count(&before, &engine.stats());
-    Ok(phase)
-}
-
 /// How a phase feeds its tokens.
-pub type Feed = fn(&mut Engine, &[u32], Watch<'_>) -> Result<Phase>;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feed {
+    /// In the engine's longest steps, logits of the last token: as a prompt is read.
+    Prompt,
+    /// One at a time with logits of each: as an answer is made.
+    Decode,
+}
 
-/// Time of the same `tokens` after the same `context`, fed by `feed` (which is [`prompt`] or [`decode`]), with every expert said to be in memory. For right after the phase, while the
-/// window holds what it held; results of the engine are wrong meanwhile, and the sequence is to be reset afterwards.
+impl Feed {
+    /// Feeds `tokens` and measures.
+    ///
+    /// # Errors
+    /// Those of [`Engine::feed`] and of `watch`.
+    pub fn run(self, engine: &mut Engine, tokens: &[u32], watch: Watch<'_>) -> Result<Phase> {
+        let before = engine.stats();
+        let longest = if self == Feed::Prompt { engine.chunk().max(1) } else { 1 };
+        let mut phase = Phase { tokens: tokens.len(), token_times: Vec::with_capacity(tokens.len()), ..Phase::default() };
+        for part in tokens.chunks(longest) {
+            let start = Instant::now();
+            engine.feed(part, Wanted::Last, &mut |_, _| {})?;
+            let time = start.elapsed();
+            phase.time += time;
+            if self == Feed::Decode {
+                phase.token_times.push(time);
+            }
+            watch(part.len())?;
+        }
+        phase.count(&before, &engine.stats());
+        Ok(phase)
+    }
+}
+
+/// Time of the same `tokens` after the same `context`, with every expert said to be in memory. For right after the phase, while the window holds what it held; results of the engine are
+/// wrong meanwhile, and the sequence is empty afterwards.
 ///
 /// # Errors
-/// Those of `feed`.
+/// Those of [`Feed::run`].
 pub fn compute_only(engine: &mut Engine, context: &[u32], tokens: &[u32], feed: Feed, watch: Watch<'_>) -> Result<Duration> {
     engine.pretend_resident(true);
     engine.reset();
-    let fed = decode(engine, context, watch).and_then(|_| feed(engine, tokens, watch));
+    let fed = Feed::Decode.run(engine, context, watch).and_then(|_| feed.run(engine, tokens, watch));
     engine.pretend_resident(false);
     engine.reset();
     Ok(fed?.time)

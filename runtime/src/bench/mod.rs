@@ -11,4 +11,4 @@ pub mod stats;
 pub mod tokens;
 pub mod trace;
 
-pub use measure::{Bounds, Phase, compute_only, decode, io_only, prompt};
+pub use measure::{Bounds, Feed, Phase, Watch, compute_only, io_only};

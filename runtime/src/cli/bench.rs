@@ -140,18 +140,18 @@ impl Bench<'_> {
         let mut run = Run::default();
         if !work.prompt.is_empty() {
             self.cold()?;
-            run.prompt = Some(self.with_bounds("prompt", &[], &work.prompt, bench::prompt)?);
+            run.prompt = Some(self.with_bounds("prompt", &[], &work.prompt, Feed::Prompt)?);
         }
         if work.warm.is_empty() {
             if !work.cold.is_empty() {
                 self.cold()?;
-                run.cold = Some(self.with_bounds("decoding", &[], &work.cold, bench::decode)?);
+                run.cold = Some(self.with_bounds("decoding", &[], &work.cold, Feed::Decode)?);
             }
             return Ok(run);
         }
         self.cold()?;
-        run.cold = Some(self.phase("warm-up", &work.cold, bench::decode)?);
-        run.warm = Some(self.with_bounds("decoding", &work.cold, &work.warm, bench::decode)?);
+        run.cold = Some(self.phase("warm-up", &work.cold, Feed::Decode)?);
+        run.warm = Some(self.with_bounds("decoding", &work.cold, &work.warm, Feed::Decode)?);
         Ok(run)
     }
 
@@ -178,10 +178,10 @@ impl Bench<'_> {
     /// A phase, traced if that is wanted.
     fn phase(&mut self, name: &str, tokens: &[u32], feed: Feed) -> Result<Phase> {
         if let Some(trace) = self.trace {
-            trace.prompt(name == "prompt");
+            trace.prompt(feed == Feed::Prompt);
             self.engine.set_router_sink(Some(trace.sink()));
         }
-        let measured = self.watched(name, tokens.len(), |engine, watch| feed(engine, tokens, watch));
+        let measured = self.watched(name, tokens.len(), |engine, watch| feed.run(engine, tokens, watch));
         self.engine.set_router_sink(None);
         measured
     }

@@ -117,6 +117,18 @@ fn nothing_beats_belady_and_no_cache_holds_more_than_its_slots() {
     }
 }
 
+/// What the default was chosen for: good where routing repeats itself and where it does not.
+#[test]
+fn the_shipped_policy_keeps_up_with_the_best_everywhere() {
+    for load in [Load::repeating(), Load::uniform(), load(8, 64, 4, 400)] {
+        for percent in [8, 24] {
+            let slots = (load.shape.keys() * percent).div_ceil(100);
+            let [shipped, others @ .., _] = POLICIES.map(|(_, make)| 100.0 * load.hit_rate(&mut *make(&load, slots)));
+            assert!(others.iter().all(|&other| shipped >= other - 1.0), "{}, window {percent}%: {shipped} against {others:?}", load.name);
+        }
+    }
+}
+
 #[test]
 fn queues_never_hold_more_than_their_slots() {
     let load = load(5, 40, 4, 120);
