@@ -15,6 +15,12 @@ fn stride(cols: usize) -> usize {
 }
 /// What [`stride`] adds at most.
 const SKEW: usize = 256;
+/// Bytes between the starts of rows of an 8-bit form, for the same reason: a tile of weights meets one block of many rows at a time.
+fn form_stride(cols: usize) -> usize {
+    cols + FORM_SKEW
+}
+/// What [`form_stride`] adds: one line.
+const FORM_SKEW: usize = 64;
 /// From this many rows on, loading is shared among the threads.
 const SHARE: usize = 4;
 
@@ -29,7 +35,7 @@ pub struct Activations {
     cols: usize,
 }
 
-/// One 8-bit form of all rows, rows back to back.
+/// One 8-bit form of all rows; `d` and `sums` back to back.
 #[derive(Debug)]
 struct Quantised {
     form: Form,
@@ -43,7 +49,7 @@ struct Quantised {
 impl Quantised {
     fn new(form: Form, max_rows: usize, max_cols: usize) -> Self {
         let (d, sums) = (max_rows * max_cols.div_ceil(form.block()), max_rows * max_cols.div_ceil(form.group()));
-        Quantised { form, q: vec![0; max_rows * max_cols], d: vec![0.0; d], sums: vec![0; sums], loaded: false }
+        Quantised { form, q: vec![0; max_rows * form_stride(max_cols)], d: vec![0.0; d], sums: vec![0; sums], loaded: false }
     }
 }
 
@@ -62,7 +68,7 @@ impl Activations {
     pub fn bytes(max_rows: usize, max_cols: usize, mode: ActivationMode) -> u64 {
         let (rows, cols) = (max_rows as u64, max_cols as u64);
         let floats = rows * (cols.next_multiple_of(PAD as u64) + SKEW as u64) * 4;
-        let form = |f: Form| rows * (cols + 4 * cols.div_ceil(f.block() as u64) + 2 * cols.div_ceil(f.group() as u64));
+        let form = |f: Form| rows * (cols + FORM_SKEW as u64 + 4 * cols.div_ceil(f.block() as u64) + 2 * cols.div_ceil(f.group() as u64));
         match mode {
             ActivationMode::F32 => floats,
             ActivationMode::Int8 => floats + Form::ALL.map(form).iter().sum::<u64>(),
@@ -144,6 +150,7 @@ impl Activations {
     }
 
     /// Row `i` in 8 bits.
+    #[inline]
     pub(super) fn quantised_row(&self, form: Form, i: usize) -> QRow<'_> {
         assert!(i < self.rows, "activation row {i} of {}", self.rows);
         let Some(part) = self.forms.iter().flatten().find(|part| part.form == form && part.loaded) else {
@@ -151,7 +158,7 @@ impl Activations {
         };
         let (blocks, groups) = (self.cols / form.block(), self.cols / form.group());
         QRow {
-            q: &part.q[i * self.cols..(i + 1) * self.cols],
+            q: &part.q[i * form_stride(self.cols)..][..self.cols],
             d: &part.d[i * blocks..(i + 1) * blocks],
             sums: &part.sums[i * groups..(i + 1) * groups],
         }
@@ -165,13 +172,15 @@ fn quantise_rows(pool: &Pool, k: &Kernels, form: Form, rows: &[f32], cols: usize
     }
     let n = rows.len() / cols;
     let (blocks, groups) = (cols / form.block(), cols / form.group());
-    let (q, d, sums) = (&mut to.0[..n * cols], &mut to.1[..n * blocks], &mut to.2[..n * groups]);
-    if n < SHARE {
+    let stride = form_stride(cols);
+    let (q, d, sums) = (&mut to.0[..n * stride], &mut to.1[..n * blocks], &mut to.2[..n * groups]);
+    let quantise = |i: usize, q: &mut [i8], d: &mut [f32], sums: &mut [i16]| {
         // SAFETY: the set runs on this machine; the lengths follow from `form` and the number of values.
-        return unsafe { (k.ops.quantise)(form, rows, q, d, sums) };
+        unsafe { (k.ops.quantise)(form, &rows[i * cols..(i + 1) * cols], &mut q[..cols], d, sums) }
+    };
+    if n < SHARE {
+        let pieces = q.chunks_exact_mut(stride).zip(d.chunks_exact_mut(blocks)).zip(sums.chunks_exact_mut(groups));
+        return pieces.enumerate().for_each(|(i, ((q, d), sums))| quantise(i, q, d, sums));
     }
-    pool.split3((q, cols), (d, blocks), (sums, groups), &|i, q, d, sums| {
-        // SAFETY: as above, for one row.
-        unsafe { (k.ops.quantise)(form, &rows[i * cols..(i + 1) * cols], q, d, sums) }
-    });
+    pool.split3((q, stride), (d, blocks), (sums, groups), &quantise);
 }

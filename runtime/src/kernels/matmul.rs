@@ -3,14 +3,14 @@
 //! Within a block, weights are read from memory once: activation rows pass over them in small groups while both are in cache.
 
 use super::blocks::{Form, QRow};
-use super::ops::{Dot, Dots, Ops, TypeOps};
+use super::ops::{Dot, Dots, Integer, MANY, Ops, TILE_ROWS, Tile, TypeOps};
 use super::strip::{STRIP, Sums};
 use super::{ActivationMode, Activations, Kernels, Matrix, Pool};
 use std::marker::PhantomData;
 
 /// Weight bytes that a thread claims at a time: large against the cost of a claim, small against a layer.
 const CHUNK_BYTES: usize = 128 << 10;
-/// Weight rows whose strips are decoded together on the float path; also the smallest claim.
+/// Weight rows whose strips are decoded together on the float path.
 const ROWS: usize = 8;
 /// Activation rows that meet a decoded strip before the next strip is decoded (their strips stay in the first-level cache).
 const GROUP: usize = 16;
@@ -84,7 +84,7 @@ impl Jobs<'_, '_> {
 fn chunk_rows(w: &Matrix<'_>, row_bytes: usize, threads: usize) -> usize {
     let by_bytes = CHUNK_BYTES / row_bytes.max(1);
     let by_threads = w.rows / (4 * threads);
-    by_bytes.min(by_threads).next_multiple_of(ROWS).max(ROWS)
+    by_bytes.min(by_threads).next_multiple_of(TILE_ROWS).max(TILE_ROWS)
 }
 
 impl Kernels {
@@ -140,8 +140,9 @@ impl Kernels {
     /// Results of these weight rows for all activation rows of the job.
     fn rows(&self, job: &Shared<'_>, row_bytes: usize, rows: std::ops::Range<usize>) {
         let ops = (self.ops.of)(job.w.qtype);
-        match (self.form(&job.w), &ops.dots) {
-            (Some(form), Some(dots)) => integer_rows(job, form, dots, row_bytes, rows),
+        match (self.form(&job.w), &ops.integer) {
+            (Some(form), Integer::Rows(dots)) => integer_rows(job, form, dots, row_bytes, rows),
+            (Some(form), Integer::Tiles(one, many)) => tiles(job, form, (*one, *many), row_bytes, rows),
             _ => {
                 for first in rows.clone().step_by(ROWS) {
                     let block = first..(first + ROWS).min(rows.end);
@@ -195,6 +196,37 @@ fn integer_group<const N: usize>(
         }
     }
     N
+}
+
+/// The integer path in tiles of weight rows.
+fn tiles(job: &Shared<'_>, form: Form, (one, many): (Tile, Tile), row_bytes: usize, rows: std::ops::Range<usize>) {
+    for first in (0..job.n).step_by(MANY) {
+        match job.n - first {
+            1 => tile_group::<1>(job, form, one, row_bytes, rows.clone(), first),
+            2..=8 => tile_group::<8>(job, form, many, row_bytes, rows.clone(), first),
+            _ => tile_group::<MANY>(job, form, many, row_bytes, rows.clone(), first),
+        }
+    }
+}
+
+/// At most `N` activation rows from `first` on.
+fn tile_group<const N: usize>(job: &Shared<'_>, form: Form, tile: Tile, row_bytes: usize, rows: std::ops::Range<usize>, first: usize) {
+    let n = N.min(job.n - first);
+    let group: [QRow<'_>; N] = std::array::from_fn(|j| job.a.quantised_row(form, job.activation(first + j.min(n - 1))));
+    let blocks = job.w.cols / job.w.qtype.block_len();
+    let mut results = [[0.0; TILE_ROWS]; N];
+    for r in rows.clone().step_by(TILE_ROWS) {
+        // A tile at the end repeats the last row; what comes out twice is dropped.
+        let bytes = std::array::from_fn(|i| job.w.row((r + i).min(rows.end - 1), row_bytes).as_ptr());
+        // SAFETY: the set runs on this machine; weight rows and activation rows have `cols` values, a whole number of blocks.
+        unsafe { tile(&bytes, blocks, &group[..n], &mut results[..n]) };
+        for (j, results) in results[..n].iter().enumerate() {
+            for (i, &value) in results[..TILE_ROWS.min(rows.end - r)].iter().enumerate() {
+                // SAFETY: this thread alone has the columns `rows`.
+                unsafe { job.out.put((first + j) * job.w.rows + r + i, value) };
+            }
+        }
+    }
 }
 
 /// The float path for at most [`ROWS`] weight rows and `G` activation rows.

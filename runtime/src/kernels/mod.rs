@@ -71,6 +71,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// Bytes of row `r`; `row_bytes` as from [`Matrix::checked_row_bytes`].
+    #[inline]
     fn row(&self, r: usize, row_bytes: usize) -> &'a [u8] {
         let start = (r / self.piece_rows) * self.piece_stride + (r % self.piece_rows) * row_bytes;
         &self.bytes[start..start + row_bytes]

@@ -22,6 +22,28 @@ pub(super) struct Dots {
     pub eight: Dot<8>,
 }
 
+/// Weight rows of a tile.
+pub(super) const TILE_ROWS: usize = 16;
+
+/// Integer products of [`TILE_ROWS`] weight rows of so many blocks with all activation rows that are given; results `[activation row][weight row]`.
+///
+/// # Safety
+/// The machine runs the kernel set; the pointers lead to whole rows; activation rows have as many values; there is a result for each activation row.
+pub(super) type Tile = unsafe fn(&[*const u8; TILE_ROWS], usize, &[QRow<'_>], &mut [[f32; TILE_ROWS]]);
+
+/// How a type meets 8-bit activations.
+pub(super) enum Integer {
+    /// It does not: a float type.
+    None,
+    /// Row by row.
+    Rows(Dots),
+    /// In tiles: with one activation row, and with at most [`MANY`].
+    Tiles(Tile, Tile),
+}
+
+/// Most activation rows that a [`Tile`] takes.
+pub(super) const MANY: usize = 32;
+
 /// Activations to their 8-bit form: values, scales, sums (see [`blocks::quantise`]).
 ///
 /// # Safety
@@ -35,8 +57,8 @@ pub(super) struct TypeOps {
     /// # Safety
     /// The machine runs the kernel set; the slices have the same number of values.
     pub decode: unsafe fn(&[u8], &mut [f32]),
-    /// None for float types.
-    pub dots: Option<Dots>,
+    /// Products with 8-bit activations.
+    pub integer: Integer,
 }
 
 /// One kernel set. All functions are unsafe to call for one reason: the machine must run the set.

@@ -255,6 +255,9 @@ macro_rules! small {
     ($bytes:literal, $min:expr) => {
         pub(in $crate::kernels::quants) const MIN: $crate::kernels::quants::avx2::Min = $min;
 
+        pub const INTEGER: $crate::kernels::ops::Integer =
+            $crate::kernels::ops::Integer::Rows($crate::kernels::ops::Dots { one: dot, two: dot, four: dot, eight: dot });
+
         /// # Safety
         /// The machine has AVX2, FMA and F16C; each activation row has as many values as the weight row.
         #[target_feature(enable = "avx2,fma,f16c")]
@@ -287,6 +290,9 @@ macro_rules! small {
 macro_rules! large {
     ($bytes:literal, $min:expr) => {
         pub(in $crate::kernels::quants) const MIN: $crate::kernels::quants::avx2::Min = $min;
+
+        pub const INTEGER: $crate::kernels::ops::Integer =
+            $crate::kernels::ops::Integer::Rows($crate::kernels::ops::Dots { one: dot, two: dot, four: dot, eight: dot });
 
         /// # Safety
         /// The machine has AVX2, FMA and F16C; each activation row has as many values as the weight row.

@@ -250,6 +250,9 @@ macro_rules! small {
         use std::arch::x86_64::*;
         use $crate::kernels::quants::{avx2 as narrow, avx512 as wide};
 
+        pub const INTEGER: $crate::kernels::ops::Integer =
+            $crate::kernels::ops::Integer::Rows($crate::kernels::ops::Dots { one: dot, two: dot, four: dot, eight: dot });
+
         /// # Safety
         /// The machine has the features below; each activation row has as many values as the weight row.
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
@@ -294,6 +297,9 @@ macro_rules! large {
     ($bytes:literal) => {
         use super::avx2::MIN;
         pub use super::avx2::decode;
+
+        pub const INTEGER: $crate::kernels::ops::Integer =
+            $crate::kernels::ops::Integer::Rows($crate::kernels::ops::Dots { one: dot, two: dot, four: dot, eight: dot });
 
         /// # Safety
         /// The machine has the features below; each activation row has as many values as the weight row.

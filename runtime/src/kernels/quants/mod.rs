@@ -22,8 +22,10 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod tile;
 
-use super::ops::{Dots, TypeOps};
+use super::ops::{Integer, TypeOps};
 use forebay_format::QuantType;
 
 /// The functions `$set` of the types' modules as a table.
@@ -33,15 +35,12 @@ macro_rules! table {
         pub(super) fn $name(qtype: QuantType) -> &'static TypeOps {
             macro_rules! float {
                 ($decode:ident) => {
-                    &TypeOps { decode: float::$set::$decode, dots: None }
+                    &TypeOps { decode: float::$set::$decode, integer: Integer::None }
                 };
             }
             macro_rules! quant {
                 ($t:ident) => {
-                    &TypeOps {
-                        decode: $t::$set::decode,
-                        dots: Some(Dots { one: $t::$set::dot, two: $t::$set::dot, four: $t::$set::dot, eight: $t::$set::dot }),
-                    }
+                    &TypeOps { decode: $t::$set::decode, integer: $t::$set::INTEGER }
                 };
             }
             match qtype {

@@ -35,18 +35,9 @@ pub mod avx2 {
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx512 {
-    use crate::kernels::quants::avx512::{self as wide, Large};
-    use std::arch::x86_64::*;
+    pub use super::avx2::decode;
+    use crate::kernels::ops::{Integer, MANY};
+    use crate::kernels::quants::tile;
 
-    wide::large!(144);
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-    fn unpack(block: &[u8; 144]) -> Large {
-        let mut q = [_mm512_setzero_si512(); 4];
-        for (k, q) in q.iter_mut().enumerate() {
-            *q = wide::nibbles(block, 16 + 32 * k);
-        }
-        wide::with_scales_mins(block, q)
-    }
+    pub const INTEGER: Integer = Integer::Tiles(tile::q4_k::<1>, tile::q4_k::<MANY>);
 }

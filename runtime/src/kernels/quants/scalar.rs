@@ -99,6 +99,9 @@ macro_rules! kernels {
                 QuantType::$qtype.decode_row(row, out);
             }
 
+            pub const INTEGER: $crate::kernels::ops::Integer =
+                $crate::kernels::ops::Integer::Rows($crate::kernels::ops::Dots { one: dot, two: dot, four: dot, eight: dot });
+
             pub fn dot<const N: usize>(row: &[u8], acts: &[QRow<'_>; N], out: &mut [f32; N]) {
                 crate::kernels::quants::scalar::$dot(row, acts, out, $unpack);
             }
