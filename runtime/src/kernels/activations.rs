@@ -111,7 +111,14 @@ impl Activations {
         }
         for Quantised { form, q, d, sums, .. } in self.forms.iter_mut().flatten().filter(|part| part.loaded) {
             let (blocks, groups) = (cols / form.block(), cols / form.group());
-            quantise_rows(pool, k, *form, rows, cols, (&mut q[first * cols..], &mut d[first * blocks..], &mut sums[first * groups..]));
+            quantise_rows(
+                pool,
+                k,
+                *form,
+                rows,
+                cols,
+                (&mut q[first * form_stride(cols)..], &mut d[first * blocks..], &mut sums[first * groups..]),
+            );
         }
     }
 

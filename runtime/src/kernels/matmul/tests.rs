@@ -335,6 +335,27 @@ fn both_sets_quantise_alike() {
 }
 
 #[test]
+fn rows_may_come_in_parts() {
+    let pool = Pool::new(2);
+    let mut random = Random(11);
+    let (cols, n) = (512, 9);
+    let x: Vec<f32> = (0..n * cols).map(|_| random.float()).collect();
+    for t in [QuantType::Q8_0, QuantType::Q4_K, QuantType::F32] {
+        let bytes = weights(t, 20 * cols, Fill::Random, &mut random, Random::float);
+        let w = Matrix::whole(t, 20, cols, &bytes);
+        for k in sets(ActivationMode::Int8) {
+            let whole = product(&k, &pool, &w, &load(&k, &pool, &x, n, t));
+            let mut a = Activations::new(n, cols, k.mode());
+            a.reserve(&k, n, cols, &[t]);
+            for (first, rows) in [(5, 4), (0, 1), (1, 4)] {
+                a.fill(&pool, &k, first, &x[first * cols..(first + rows) * cols]);
+            }
+            assert_eq!(product(&k, &pool, &w, &a), whole, "{} {}", k.name(), t.name());
+        }
+    }
+}
+
+#[test]
 fn a_nan_shows() {
     let pool = Pool::new(1);
     let mut random = Random(10);

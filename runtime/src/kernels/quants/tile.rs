@@ -146,8 +146,8 @@ pub(super) unsafe fn q4_k<const N: usize>(rows: &Rows, blocks: usize, acts: &[QR
         // SAFETY: block `b` is inside the rows and the activation rows; `j < n`.
         unsafe {
             let scales = scales(rows, at);
-            for j in 0..n {
-                sums[j] = _mm512_sub_ps(_mm512_setzero_ps(), minima(&scales, acts.get_unchecked(j), b));
+            for (j, sum) in sums.iter_mut().enumerate().take(n) {
+                *sum = _mm512_sub_ps(_mm512_setzero_ps(), minima(&scales, acts.get_unchecked(j), b));
             }
             for c in 0..4 {
                 let (first, second) = (turn(rows, at + 16 + 32 * c), turn(rows, at + 32 + 32 * c));
@@ -155,7 +155,7 @@ pub(super) unsafe fn q4_k<const N: usize>(rows: &Rows, blocks: usize, acts: &[QR
                 // The high halves stay where they are: sixteen times too large, exactly.
                 let even = scales.d[2 * c];
                 let odd = _mm512_mul_ps(scales.d[2 * c + 1], _mm512_set1_ps(1.0 / 16.0));
-                for j in 0..n {
+                for (j, sum) in sums.iter_mut().enumerate().take(n) {
                     let a = acts.get_unchecked(j).q.as_ptr().add(256 * b + 64 * c);
                     let (mut lows, mut highs) = (_mm512_setzero_si512(), _mm512_setzero_si512());
                     for k in 0..8 {
@@ -163,13 +163,13 @@ pub(super) unsafe fn q4_k<const N: usize>(rows: &Rows, blocks: usize, acts: &[QR
                         lows = _mm512_dpbusd_epi32(lows, _mm512_and_si512(q, low), everywhere(a.add(4 * k)));
                         highs = _mm512_dpbusd_epi32(highs, _mm512_and_si512(q, high), everywhere(a.add(32 + 4 * k)));
                     }
-                    sums[j] = _mm512_fmadd_ps(even, _mm512_cvtepi32_ps(lows), sums[j]);
-                    sums[j] = _mm512_fmadd_ps(odd, _mm512_cvtepi32_ps(highs), sums[j]);
+                    *sum = _mm512_fmadd_ps(even, _mm512_cvtepi32_ps(lows), *sum);
+                    *sum = _mm512_fmadd_ps(odd, _mm512_cvtepi32_ps(highs), *sum);
                 }
             }
-            for j in 0..n {
+            for (j, (total, &sum)) in totals.iter_mut().zip(&sums).enumerate().take(n) {
                 let d = _mm512_set1_ps(*acts.get_unchecked(j).d.get_unchecked(b));
-                totals[j] = _mm512_fmadd_ps(d, sums[j], totals[j]);
+                *total = _mm512_fmadd_ps(d, sum, *total);
             }
         }
     }
