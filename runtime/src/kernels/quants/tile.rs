@@ -57,33 +57,33 @@ pub(super) unsafe fn scales(rows: &Rows, at: usize) -> Scales {
     let [halves, s, m, low] = unsafe { turn(rows, at) };
     let (six, four, two) = (_mm512_set1_epi8(0x3f), _mm512_set1_epi8(0x0f), _mm512_set1_epi8(0x30));
     // The first four have their six bits together; the last four have four of them in the common bytes and two above those of the first.
-    let s = [_mm512_and_si512(s, six), join(_mm512_and_si512(low, four), _mm512_and_si512(_mm512_srli_epi16::<2>(s), two))];
+    let s = [_mm512_and_si512(s, six), _mm512_or_si512(_mm512_and_si512(low, four), _mm512_and_si512(_mm512_srli_epi16::<2>(s), two))];
     let low = _mm512_and_si512(_mm512_srli_epi16::<4>(low), four);
-    let m = [_mm512_and_si512(m, six), join(low, _mm512_and_si512(_mm512_srli_epi16::<2>(m), two))];
+    let m = [_mm512_and_si512(m, six), _mm512_or_si512(low, _mm512_and_si512(_mm512_srli_epi16::<2>(m), two))];
     let d = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(halves));
     let dmin = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(halves)));
     let mut scales = Scales { d: [d; 8], min: [_mm512_setzero_si512(); 8], dmin };
     for g in 0..8 {
-        let byte = |above: i32| {
-            let place = |i: i32| above | (4 * i + g as i32 % 4) * if above == ONCE { 1 } else { 0x0001_0001 };
-            _mm512_broadcast_i32x4(_mm_setr_epi32(place(0), place(1), place(2), place(3)))
-        };
-        let scale = _mm512_cvtepi32_ps(_mm512_shuffle_epi8(s[g / 4], byte(ONCE)));
+        let byte = g as i32 % 4;
+        let scale = _mm512_cvtepi32_ps(_mm512_shuffle_epi8(s[g / 4], places(ONCE, byte)));
         scales.d[g] = _mm512_mul_ps(d, scale);
-        scales.min[g] = _mm512_shuffle_epi8(m[g / 4], byte(TWICE));
+        scales.min[g] = _mm512_shuffle_epi8(m[g / 4], places(TWICE, byte | (byte << 16)));
     }
     scales
 }
 
-/// Shuffle indices of a dword: one byte of the source, then zeros.
-const ONCE: i32 = 0x8080_8000u32 as i32;
-/// The same in each half of the dword.
-const TWICE: i32 = 0x8000_8000u32 as i32;
+/// Shuffle indices of a dword whose first byte is the source's, the others zero; and of one with such bytes in both halves. Added to them is what steps from
+/// dword to dword.
+const ONCE: [i32; 2] = [0x8080_8000u32 as i32, 4];
+/// See [`ONCE`].
+const TWICE: [i32; 2] = [0x8000_8000u32 as i32, 0x0004_0004];
 
+/// Indices that take `byte` of each dword.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-fn join(a: __m512i, b: __m512i) -> __m512i {
-    _mm512_or_si512(a, b)
+fn places([zeros, dword]: [i32; 2], byte: i32) -> __m512i {
+    let place = |i: i32| zeros | (byte + i * dword);
+    _mm512_broadcast_i32x4(_mm_setr_epi32(place(0), place(1), place(2), place(3)))
 }
 
 /// Four bytes of activations in every lane.
