@@ -62,7 +62,7 @@ pub fn forward(
             }
         }
         add(&mut scratch.x[..values], &scratch.out[..values]);
-        if let Some(next) = model.layers.get(number as usize + 1).filter(|_| step.rows == 1) {
+        if let Some(next) = model.layers.get(number as usize + 1) {
             look_ahead(next, number + 1, store, scratch, step)?;
         }
     }
@@ -75,10 +75,10 @@ pub fn forward(
 /// changes the stream little.
 fn look_ahead(next: &Layer, number: u32, store: &mut Store, scratch: &mut Scratch, step: &Step) -> Result<()> {
     let (FfnLayer::Routed(ffn), true) = (&next.ffn, store.looks_ahead()) else { return Ok(()) };
-    let hidden = ffn.shape.hidden;
-    next.ffn_norm.apply_rows(step, &scratch.x[..hidden], &mut scratch.normed[..hidden]);
-    ffn.guess(step, store, scratch);
-    store.look_ahead(number, scratch.ahead[..ffn.shape.top_k].iter().map(|c| c.0))
+    let values = step.rows * ffn.shape.hidden;
+    next.ffn_norm.apply_rows(step, &scratch.x[..values], &mut scratch.normed[..values]);
+    let guesses = ffn.guess(step, store, scratch);
+    store.look_ahead(number, scratch.ahead[..guesses].iter().map(|c| c.0))
 }
 
 /// Logits of some rows of the step that [`forward`] ran last, a few at a time; `sink` gets the row and its `vocab` logits.

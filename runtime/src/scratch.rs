@@ -162,7 +162,7 @@ impl Scratch {
             inner: Activations::new(sizes.rows, sizes.inner, mode),
             choice: Activations::new(sizes.choices, sizes.expert, mode),
             picks: Picks::new(sizes.choices, sizes.experts),
-            ahead: vec![(0, 0.0); sizes.choices],
+            ahead: vec![(0, 0.0); sizes.choices + 1],
             jobs: Vec::with_capacity(JOBS_PER_EXPERT * sizes.experts),
             turns: model::ropes(spec).iter().map(|r| vec![0.0; sizes.rows * r.dim as usize]).collect(),
             logits: vec![0.0; sizes.logits_rows() * sizes.vocab],

@@ -55,6 +55,10 @@ pub struct Shared {
 /// is what the reads in flight last on a fast drive.
 const ROUND_BYTES: usize = 128 << 20;
 
+/// A guess counts if its weight is this many times that of the best expert that is not chosen. Measured on the trained 8-layer model with half of its experts in
+/// the window: 69% of all guesses are right, 79% of those above 1.1 (which are 57% of all misses instead of 65%), 92% above 1.4 (38%).
+const CERTAINTY: f32 = 1.1;
+
 /// What the experts of one step work in: places `[choices, ..]` of all of them.
 struct Work<'a> {
     input: &'a Activations,
@@ -121,16 +125,29 @@ impl RoutedFfn {
         Ok(())
     }
 
-    /// The choices that this layer would make if its input were `x` (`[1, hidden]`, normed by the caller into `scratch.normed`), into
-    /// `scratch.ahead`, the likeliest first. Asked before the layer's mixer has run, it is a guess.
-    pub fn guess(&self, step: &Step, store: &Store, scratch: &mut Scratch) {
+    /// The choices that this layer would make if its input were `scratch.normed`, into `scratch.ahead`, the likeliest first; how many. Asked before the
+    /// layer's mixer has run, it is a guess, and only what it is sure of counts: see [`CERTAINTY`].
+    pub fn guess(&self, step: &Step, store: &Store, scratch: &mut Scratch) -> usize {
         let Shape { hidden, experts, top_k, .. } = self.shape;
+        let n = step.rows;
         let Scratch { arena, normed, input, ahead, .. } = scratch;
         let w = store.tensor(self.logits);
-        let logits = &mut arena[..experts];
-        input.load(step.pool, step.kernels, &normed[..hidden], 1, hidden, &[w.qtype]);
+        let logits = &mut arena[..n * experts];
+        input.load(step.pool, step.kernels, &normed[..n * hidden], n, hidden, &[w.qtype]);
         step.kernels.matmul(step.pool, &w, input, logits);
-        router::route(&self.router, experts, top_k, logits, &mut ahead[..top_k]);
+        if n == 1 {
+            let most = (top_k + 1).min(experts);
+            router::route(&self.router, experts, most, logits, &mut ahead[..most]);
+            let last = if most > top_k { ahead[top_k].1 } else { 0.0 };
+            return ahead[..top_k].iter().take_while(|c| c.1 >= last * CERTAINTY).count();
+        }
+        // Of a prompt, the experts that most rows would choose.
+        router::route(&self.router, experts, top_k, logits, &mut ahead[..n * top_k]);
+        let votes = &mut logits[..experts];
+        votes.fill(0.0);
+        ahead[..n * top_k].iter().for_each(|c| votes[c.0 as usize] += 1.0);
+        router::pick(votes, &mut ahead[..top_k]);
+        ahead[..top_k].iter().take_while(|c| c.1 > 0.0).count()
     }
 
     /// Computes the experts `picks.needed[group]`, all of them asked for, as they arrive.

@@ -22,7 +22,7 @@ pub fn route(router: &Router, experts: usize, top_k: usize, logits: &mut [f32], 
 
 /// The `chosen.len()` largest of `row`, largest first. `row` loses what was chosen. Not-a-number counts as the least, so that a
 /// broken model still gets valid, distinct ids.
-fn pick(row: &mut [f32], chosen: &mut [(u32, f32)]) {
+pub fn pick(row: &mut [f32], chosen: &mut [(u32, f32)]) {
     row.iter_mut().filter(|p| p.is_nan()).for_each(|p| *p = 0.0);
     for slot in chosen {
         let (mut best, mut at) = (f32::NEG_INFINITY, 0);
