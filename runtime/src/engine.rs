@@ -10,7 +10,7 @@ use crate::model::{self, Model};
 use crate::pack::Pack;
 use crate::scratch::{Scratch, Sizes, Step};
 use crate::state::Session;
-use crate::store::{IoStats, ReadLog, Store};
+use crate::store::{IoStats, ReadLog, Store, warm};
 use crate::threads::default_threads;
 use forebay_format::Manifest;
 use std::path::Path;
@@ -140,6 +140,30 @@ impl Engine {
     /// Reads, hits and misses so far.
     pub fn stats(&self) -> IoStats {
         self.store.stats()
+    }
+
+    /// Takes over what the last session that called [`Engine::save_warm`] used most, if it left a file beside the pack (see [`crate::store::warm`]), and begins to read
+    /// it in the background. A missing or unusable file is no error.
+    pub fn warm_start(&mut self) {
+        let (pack, keys) = (self.store.pack(), self.store.experts());
+        if let Some(hot) = warm::read(&warm::path(&pack.path), &pack.superblock.pack_id, keys) {
+            self.store.warm_up(&hot);
+        }
+    }
+
+    /// Goes on with the warm start, without waiting; false when nothing is left to do. For when there is nothing else to do.
+    ///
+    /// # Errors
+    /// The I/O backend's. (An expert that cannot be read is no error until it is wanted.)
+    pub fn idle(&mut self) -> Result<bool> {
+        self.store.idle(&self.pool)
+    }
+
+    /// Leaves a file beside the pack that tells the next session what to read first. Best effort: false if it cannot be written, or if all experts fit anyway
+    /// and none was used.
+    pub fn save_warm(&self) -> bool {
+        let (pack, hot) = (self.store.pack(), self.store.hot());
+        !hot.is_empty() && warm::write(&warm::path(&pack.path), &pack.superblock.pack_id, &hot).is_ok()
     }
 
     /// Keeps a log of the reads of experts from here on, and returns the one kept so far. For benchmarks.

@@ -41,6 +41,9 @@ pub(super) struct Arguments {
     /// Feed the prompt as it is, special tokens parsed, without the chat template
     #[arg(long)]
     raw: bool,
+    /// Neither read first what the last session used most, nor leave a note of what this one used (PACK.warm)
+    #[arg(long)]
+    no_warm_start: bool,
     /// Print one JSON object at the end instead of the text
     #[arg(long)]
     json: bool,
@@ -65,12 +68,22 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     drop(manifest);
     let ids = text.as_deref().map(|text| first_ids(arguments, prompt.as_ref(), &tokenizer, text)).transpose()?;
     let mut engine = arguments.engine.open(&arguments.file, arguments.context, &interrupt.cancel)?;
+    if !arguments.no_warm_start {
+        engine.warm_start();
+    }
     let sampler = Sampler::new(params);
     let mut generator = Generator { tokenizer: &tokenizer, sampler, stops: &stops, most: arguments.most, interrupt: &interrupt };
     let Some(ids) = ids else {
-        return chat::run(&mut engine, &mut generator, prompt.as_ref(), arguments.system.as_deref());
+        let ended = chat::run(&mut engine, &mut generator, prompt.as_ref(), arguments.system.as_deref());
+        if !arguments.no_warm_start {
+            engine.save_warm();
+        }
+        return ended;
     };
     let outcome = one_answer(arguments, &mut engine, &mut generator, &ids)?;
+    if !arguments.no_warm_start {
+        engine.save_warm();
+    }
     if arguments.json {
         answer_json(&report::object(&outcome, &engine, &params, arguments.engine.activations()))?;
     }

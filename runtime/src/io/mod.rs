@@ -14,7 +14,7 @@ use std::io;
 
 pub use histogram::Histogram;
 pub use open::{IoBackend, Opened, open};
-pub use queue::{Done, Queue, ReadError, Urgency};
+pub use queue::{Done, Queue, ReadError, Urgency, Verdict};
 
 /// Bytes of one request to the kernel. Times [`DEPTH`] it covers the drive: at 1 MiB a few requests saturate an NVMe drive,
 /// and a few more hide the gaps between them.

@@ -25,6 +25,17 @@ pub enum Urgency {
     Ahead,
 }
 
+/// What becomes of a run that is read ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Somebody waits for it now.
+    Demand,
+    /// It stays what it is.
+    Keep,
+    /// Nobody wants it.
+    GiveUp,
+}
+
 /// A run that cannot be read.
 #[derive(Debug)]
 pub struct ReadError {
@@ -188,22 +199,23 @@ impl Queue {
         }
     }
 
-    /// Guesses of which no byte was asked for yet: those whose tag is `wanted` become demands, the others are given up and come back through `dropped`.
-    /// A guess that is partly on its way goes on.
-    pub fn settle(&mut self, wanted: impl Fn(u64) -> bool, mut dropped: impl FnMut(u64, Lease)) {
+    /// Decides about the runs that are read ahead and of which no byte was asked for yet. What is given up comes back through `dropped`; what is
+    /// partly on its way goes on.
+    pub fn settle(&mut self, verdict: impl Fn(u64) -> Verdict, mut dropped: impl FnMut(u64, Lease)) {
         for _ in 0..self.ahead.len() {
             let Some(id) = self.ahead.pop_front() else { break };
-            match &mut self.runs[id] {
-                Some(run) if wanted(run.tag) => {
+            let Some(run) = &mut self.runs[id] else { continue };
+            match verdict(run.tag) {
+                Verdict::Demand => {
                     run.urgency = Urgency::Demand;
                     self.backlog.push_back(id);
                 }
-                Some(run) if run.issued > 0 => self.ahead.push_back(id),
-                _ => {
+                Verdict::GiveUp if run.issued == 0 => {
                     if let Some(done) = self.take(id) {
                         dropped(done.tag, done.lease);
                     }
                 }
+                Verdict::Keep | Verdict::GiveUp => self.ahead.push_back(id),
             }
         }
     }

@@ -6,6 +6,7 @@
 mod expert;
 mod reader;
 mod replay;
+pub mod warm;
 
 use std::time::{Duration, Instant};
 
@@ -14,14 +15,14 @@ use forebay_format::{BundleId, FormatError, QuantType, Record};
 
 use crate::budget::MemoryPlan;
 use crate::error::{Error, Result};
-use crate::io::{Histogram, IoBackend, Queue, Urgency};
+use crate::io::{Histogram, IoBackend, Queue, Urgency, Verdict};
 use crate::kernels::{Matrix, Pool};
 use crate::pack::Pack;
 use crate::trunk::{Place, TrunkMap};
 pub use crate::trunk::{RunId, TensorHandle};
 use crate::window::arena::Arena;
 pub use crate::window::policy::Purpose;
-use crate::window::policy::{Policy, Shape};
+use crate::window::policy::{Key, Policy, Shape};
 use crate::window::{PlanError, ReadPlan, State, plan};
 use expert::LayerParts;
 pub use expert::{ExpertView, SliceView};
@@ -96,6 +97,8 @@ struct Slot {
     arrived: u64,
     /// The fetch on its way there, or [`NONE`].
     fetch: u32,
+    /// That fetch is for the warm start: nobody waits for it.
+    warm: bool,
 }
 
 /// Everything that holds weights.
@@ -117,6 +120,9 @@ pub struct Store {
     stall: Duration,
     trunk_bytes: u64,
     warning: Option<String>,
+    /// Experts still to be read for the warm start, the next one last, and how many of them are on their way.
+    warm: Vec<Key>,
+    warming: usize,
     bench: replay::Bench,
 }
 
@@ -164,7 +170,7 @@ impl Store {
             io,
             trunk,
             map,
-            slots: vec![Slot { arrived: 0, fetch: NONE }; window.len()],
+            slots: vec![Slot { arrived: 0, fetch: NONE, warm: false }; window.len()],
             window,
             state,
             read_plan,
@@ -177,6 +183,8 @@ impl Store {
             stall: Duration::ZERO,
             trunk_bytes: 0,
             warning: None,
+            warm: Vec::new(),
+            warming: 0,
             bench: replay::Bench::default(),
         };
         store.load_trunk(pool)?;
@@ -225,6 +233,11 @@ impl Store {
     /// Experts that can be held at once.
     pub fn capacity(&self) -> usize {
         self.state.slots()
+    }
+
+    /// Experts of the model.
+    pub fn experts(&self) -> usize {
+        self.state.experts()
     }
 
     /// Announces a step of `rows` tokens and returns how many experts to hold at a time. A few tokens may take the whole window; a prompt gets
@@ -314,8 +327,13 @@ impl Store {
             while let Some(arrival) = self.io.next(&self.pack) {
                 failed = failed.or(self.take_in(arrival));
             }
-            return failed.map_or(Ok(true), |e| Err(self.recover(e)));
+            if let Some(e) = failed {
+                return Err(self.recover(e));
+            }
+            self.pump()?;
+            return Ok(true);
         }
+        self.pump()?;
         Ok(false)
     }
 
@@ -330,7 +348,11 @@ impl Store {
         if last {
             slot.fetch = NONE;
         }
-        let wanted = self.state.slot(fetch.id.layer, fetch.id.ordinal) == Some(fetch.span as u32);
+        let asked = !slot.warm || self.read_plan.asks_for(fetch.span as u32);
+        let wanted = asked && self.state.slot(fetch.id.layer, fetch.id.ordinal) == Some(fetch.span as u32);
+        if last {
+            self.end_warm(fetch.id, fetch.span, !fetch.spoiled);
+        }
         if fetch.spoiled && !wanted {
             self.state.unstage(fetch.span as u32);
         }
@@ -365,7 +387,7 @@ impl Store {
         let deliveries = parts.map_or(1, |p| deliveries(p, record));
         let Some(entry) = self.slots.get_mut(slot as usize) else { return Err(lost(&self.pack, id)) };
         let number = self.io.fetch(id, slot as usize, deliveries);
-        *entry = Slot { arrived: 0, fetch: number };
+        *entry = Slot { arrived: 0, fetch: number, warm: false };
         for slice in 0..deliveries {
             let part = parts.filter(|_| deliveries > 1).and_then(|p| p.slice_range(record, slice)).unwrap_or(0..record.length as usize);
             // Bytes stay out only when the backend broke while reading into them.
@@ -377,8 +399,12 @@ impl Store {
 
     /// Guesses that turned out right become demands; of the others, what has not been started is given up.
     fn settle(&mut self) {
-        let state = &self.state;
-        self.io.settle(|span| state.is_held(span as u32));
+        let (plan, slots) = (&self.read_plan, &self.slots);
+        self.io.settle(|span| match slots.get(span) {
+            _ if plan.asks_for(span as u32) => Verdict::Demand,
+            Some(slot) if slot.warm => Verdict::Keep,
+            _ => Verdict::GiveUp,
+        });
         while let Some((fetch, last, lease)) = self.io.next_dropped() {
             self.window.restore(lease);
             self.state.unstage(fetch.span as u32);

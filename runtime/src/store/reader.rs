@@ -6,7 +6,7 @@ use std::ops::Range;
 use forebay_format::{BundleId, FormatError, Record};
 
 use crate::error::{Error, Result};
-use crate::io::{DEPTH, Done, Queue, ReadError, Urgency};
+use crate::io::{DEPTH, Done, Queue, ReadError, Urgency, Verdict};
 use crate::kernels::Pool;
 use crate::pack::Pack;
 use crate::window::arena::Lease;
@@ -116,11 +116,11 @@ impl Reader {
         ((tag >> DELIVERY_BITS) as u32, (tag & ((1 << DELIVERY_BITS) - 1)) as usize)
     }
 
-    /// Guesses of which nothing was asked for yet become demands if their span is `wanted`, or are given up: see [`Reader::next_dropped`].
-    pub fn settle(&mut self, wanted: impl Fn(usize) -> bool) {
+    /// Decides by span about what is read ahead and was not asked for yet; for what is given up see [`Reader::next_dropped`].
+    pub fn settle(&mut self, verdict: impl Fn(usize) -> Verdict) {
         let Reader { queue, fetches, dropped, .. } = self;
-        let wanted = |tag: u64| fetches.get(Self::of(tag).0 as usize).is_some_and(|f| wanted(f.span));
-        queue.settle(wanted, |tag, lease| dropped.push((tag, lease)));
+        let by_tag = |tag: u64| fetches.get(Self::of(tag).0 as usize).map_or(Verdict::Keep, |f| verdict(f.span));
+        queue.settle(by_tag, |tag, lease| dropped.push((tag, lease)));
     }
 
     /// Memory of a delivery that was given up, with its fetch, and whether nothing more of that is on its way.

@@ -107,6 +107,7 @@ impl Store {
     ///
     /// Errors: those of reads that were still on their way.
     pub fn clear_window(&mut self, pool: &Pool) -> Result<()> {
+        self.warm.clear();
         while self.advance(pool, true)? {}
         let held: Vec<_> = self.state.held().collect();
         held.into_iter().for_each(|(layer, expert, _)| self.state.forget(layer, expert));
@@ -140,7 +141,7 @@ impl Store {
                     self.window.restore(arrival.lease);
                     arrival.result?;
                     if arrival.last {
-                        self.slots[arrival.fetch.span] = Slot { arrived: 0, fetch: NONE };
+                        self.slots[arrival.fetch.span] = Slot { arrived: 0, fetch: NONE, warm: false };
                     }
                 }
             }

@@ -6,6 +6,8 @@ pub mod policy;
 use policy::{Key, Policy, Purpose, Shape, Use};
 
 const NONE: u32 = u32::MAX;
+/// In place of a round: see [`ReadPlan::pin`].
+const PINNED: u64 = u64::MAX;
 
 /// Which expert is in which slot, and what the policy knows.
 pub struct State {
@@ -191,6 +193,28 @@ impl State {
         &self.shape
     }
 
+    /// What decides who leaves.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// What decides who leaves.
+    pub fn policy_mut(&mut self) -> &mut Policy {
+        &mut self.policy
+    }
+
+    /// Puts an expert that is not there into a free slot, of which the plan knows nothing; `None` if there is none.
+    pub fn fill(&mut self, layer: u32, expert: u32) -> Option<u32> {
+        let key = self.shape.key(layer, expert)?;
+        if self.slot_of[key as usize] != NONE || self.staging.iter().any(|s| s.key == key) {
+            return None;
+        }
+        let slot = self.free.pop()?;
+        self.held[slot as usize] = (key, layer);
+        self.slot_of[key as usize] = slot;
+        Some(slot)
+    }
+
     /// There are slots for guesses.
     pub fn stages(&self) -> bool {
         !self.staging.is_empty()
@@ -219,6 +243,25 @@ impl State {
 }
 
 impl ReadPlan {
+    /// The plan asks for what is in this slot.
+    pub fn asks_for(&self, slot: u32) -> bool {
+        self.kept.get(slot as usize).is_some_and(|&round| round != PINNED && round >= self.keep_from)
+    }
+
+    /// Keeps a slot from being given to another expert until it is asked for or unpinned: something is being read into it.
+    pub fn pin(&mut self, slot: u32) {
+        if let Some(kept) = self.kept.get_mut(slot as usize) {
+            *kept = PINNED;
+        }
+    }
+
+    /// See [`ReadPlan::pin`].
+    pub fn unpin(&mut self, slot: u32) {
+        if let Some(kept) = self.kept.get_mut(slot as usize).filter(|k| **k == PINNED) {
+            *kept = 0;
+        }
+    }
+
     /// The layer it was made for.
     pub fn layer(&self) -> u32 {
         self.layer

@@ -71,6 +71,13 @@ impl Shape {
         }
     }
 
+    /// Layer and expert of a key.
+    pub fn place(&self, key: Key) -> Option<(u32, u32)> {
+        let layer = self.base.partition_point(|&first| first <= key).checked_sub(1)?;
+        let expert = key - self.base.get(layer)?;
+        (layer < self.layers()).then_some((layer as u32, expert))
+    }
+
     /// Key of an expert.
     pub fn key(&self, layer: u32, expert: u32) -> Option<Key> {
         let range = self.range(layer);

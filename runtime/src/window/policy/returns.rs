@@ -143,6 +143,18 @@ impl ReturnRate {
         }
     }
 
+    /// Share of turns in which an expert was chosen, 0 to 1.
+    pub fn frequency(&self, key: Key) -> f32 {
+        self.experts.get(key as usize).map_or(0.0, |e| e.frequency)
+    }
+
+    /// Takes over a frequency that was learned before.
+    pub fn remember(&mut self, key: Key, frequency: f32) {
+        if let Some(expert) = self.experts.get_mut(key as usize) {
+            (expert.frequency, expert.chance) = (frequency.clamp(MIN_CHANCE, 1.0), frequency.clamp(MIN_CHANCE, 1.0));
+        }
+    }
+
     /// How long, in layers, until `key` of `key_layer` is wanted again, seen from a visit to `layer`. The largest value leaves first.
     pub fn wait(&self, key: Key, key_layer: u32, layer: u32, purpose: Purpose) -> f32 {
         let Some(expert) = self.experts.get(key as usize) else { return f32::INFINITY };
