@@ -262,14 +262,21 @@ impl Store {
     ///
     /// Errors: [`Error::Request`] for more experts than [`Store::capacity`], and [`Error::Format`] for one that the layer has not.
     pub fn request(&mut self, layer: u32, experts: &[u32], keep_last: bool) -> Result<()> {
-        let pack = &self.pack;
-        let format = |error| Error::Format { file: pack.path.clone(), error };
         if self.bench.pretends() {
             self.hits += experts.len() as u64;
             return Ok(());
         }
-        plan(&self.state, layer, experts, self.purpose, keep_last, &mut self.read_plan).map_err(|e| match e {
-            PlanError::NoSuchExpert(expert) => format(FormatError::NoSuchBundle(BundleId::expert(layer, expert))),
+        let mut planned = plan(&self.state, layer, experts, self.purpose, keep_last, &mut self.read_plan);
+        if matches!(planned, Err(PlanError::TooMany { .. })) && self.warming > 0 {
+            // A small window, and what the warm start is reading fills it.
+            self.end_warm_start()?;
+            planned = plan(&self.state, layer, experts, self.purpose, keep_last, &mut self.read_plan);
+        }
+        let pack = &self.pack;
+        planned.map_err(|e| match e {
+            PlanError::NoSuchExpert(expert) => {
+                Error::Format { file: pack.path.clone(), error: FormatError::NoSuchBundle(BundleId::expert(layer, expert)) }
+            }
             PlanError::TooMany { wanted, slots } => {
                 Error::Request(format!("layer {layer}: {wanted} experts are wanted at once, but the window has {slots} slots"))
             }

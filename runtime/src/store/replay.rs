@@ -107,7 +107,7 @@ impl Store {
     ///
     /// Errors: those of reads that were still on their way.
     pub fn clear_window(&mut self, pool: &Pool) -> Result<()> {
-        self.warm.clear();
+        self.end_warm_start()?;
         while self.advance(pool, true)? {}
         let held: Vec<_> = self.state.held().collect();
         held.into_iter().for_each(|(layer, expert, _)| self.state.forget(layer, expert));

@@ -121,6 +121,14 @@ impl Store {
         if queued { self.start() } else { Ok(()) }
     }
 
+    /// Gives up what has not been started of the warm start and waits for the rest.
+    pub(super) fn end_warm_start(&mut self) -> Result<()> {
+        self.warm.clear();
+        let pool = Pool::new(1);
+        while self.warming > 0 && self.advance(&pool, true)? {}
+        Ok(())
+    }
+
     /// A fetch for the warm start has ended: whole, given up, or failed.
     pub(super) fn end_warm(&mut self, id: BundleId, slot: usize, whole: bool) {
         let Some(entry) = self.slots.get_mut(slot).filter(|s| s.warm) else { return };
