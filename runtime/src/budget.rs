@@ -8,8 +8,10 @@ use forebay_format::{Index, Kind, Manifest, Superblock};
 use crate::error::{Error, Result};
 use crate::io::{PIECE_BYTES, READERS};
 use crate::memory::show_bytes;
-use crate::trunk::TrunkMap;
 use crate::window::arena::SPAN_ALIGNMENT;
+
+mod trunk;
+use trunk::{Runs, Share};
 
 const MIB: u64 = 1 << 20;
 /// The program itself: pages of the binary and libc, allocator, stacks, rings, kernel memory of a handful of threads. Measured: 4 MB at start, 7.5 MB
@@ -59,8 +61,20 @@ pub struct MemoryPlan {
     pub limit: u64,
     /// The program, index and manifest, read buffers.
     pub overhead: u64,
-    /// Trunk.
+    /// What of the trunk stays in memory.
     pub trunk: u64,
+    /// Layers whose runs are read anew for each step, ascending, because the trunk does not fit.
+    pub streamed: Vec<u32>,
+    /// Bytes of those runs: what a step reads.
+    pub streamed_bytes: u64,
+    /// Runs of those layers that are in memory at a time: one that is computed, the others on their way.
+    pub ring_spans: u32,
+    /// Bytes of the longest of those runs.
+    pub ring_span_bytes: u64,
+    /// Rows of the embedding read at a time; 0: all of the embedding stays in memory.
+    pub row_slots: u32,
+    /// Bytes read for a row: the chunks that hold it.
+    pub row_slot_bytes: u64,
     /// Keys and values.
     pub kv: u64,
     /// Recurrent state.
@@ -86,15 +100,16 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Divides `limit`. The window gets what the rest leaves, up to all experts.
+    /// Divides `limit`. What every token needs stays in memory if it can, and the window gets what the rest leaves, up to all experts. Where not everything
+    /// fits, rows of the embedding are read as tokens come; where even that leaves less than the window's floor, layers pass through a ring: as few of
+    /// them as possible, evenly spread among those that stay, so that the disk reads on while those are computed.
     ///
     /// Errors: [`Error::Budget`] with the breakdown and the smallest limit that works, if the window would be smaller than its floor.
     pub fn new(manifest: &Manifest, index: &Index, superblock: &Superblock, needs: &Needs, limit: u64) -> Result<MemoryPlan> {
         let experts = || index.records().iter().filter(|r| r.id.kind == Kind::Expert);
         let count = u32::try_from(experts().count()).unwrap_or(u32::MAX);
         let top_k = manifest.spec.layers.iter().filter_map(|l| if let Ffn::Routed(r) = &l.ffn { Some(r.top_k) } else { None }).max();
-        let trunk =
-            TrunkMap::bundles(manifest).filter_map(|id| index.get(id).ok()).map(|r| r.length.next_multiple_of(SPAN_ALIGNMENT as u64)).sum();
+        let runs = Runs::new(manifest, index, superblock);
         // While the manifest is parsed its stored bytes, its JSON and its fields are there at once; afterwards the fields.
         let (stored, raw) = (superblock.manifest.stored, superblock.manifest.raw);
         let base = PROCESS_BYTES + superblock.index.stored.saturating_mul(INDEX_FACTOR) + READ_BYTES;
@@ -102,7 +117,13 @@ impl MemoryPlan {
         let mut plan = MemoryPlan {
             limit,
             overhead: base.saturating_add(raw),
-            trunk,
+            trunk: 0,
+            streamed: Vec::new(),
+            streamed_bytes: 0,
+            ring_spans: 0,
+            ring_span_bytes: 0,
+            row_slots: 0,
+            row_slot_bytes: 0,
             kv: needs.kv,
             state: needs.state,
             scratch: needs.scratch,
@@ -115,8 +136,22 @@ impl MemoryPlan {
             floor_slots: top_k.unwrap_or(0).saturating_mul(2).min(count),
             floor: 0,
         };
-        let least = plan.fixed().saturating_add(plan.slot_bytes.saturating_mul(plan.floor_slots as u64)).max(startup);
-        plan.floor = smallest_limit(least);
+        let least = |plan: &MemoryPlan, slots: u32| {
+            let window = plan.slot_bytes.saturating_mul(slots as u64);
+            smallest_limit(plan.fixed().saturating_add(window).max(startup))
+        };
+        plan.take(&runs, &Share::ALL);
+        let all = least(&plan, count);
+        let shares = runs.shares();
+        let floors = shares.iter().map(|share| {
+            plan.take(&runs, share);
+            least(&plan, plan.floor_slots)
+        });
+        let floors: Vec<u64> = floors.collect();
+        plan.floor = floors.iter().copied().min().unwrap_or(u64::MAX);
+        let fits = |most: u64| floors.iter().position(|&floor| floor <= most).and_then(|i| shares.get(i));
+        let share = if all <= limit { Some(&Share::ALL) } else { fits(limit.max(plan.floor)) };
+        plan.take(&runs, share.unwrap_or(&Share::ALL));
         if limit < plan.floor {
             return Err(Error::Budget(plan.refusal()));
         }
@@ -131,7 +166,31 @@ impl MemoryPlan {
 
     /// Everything but window and margin.
     fn fixed(&self) -> u64 {
-        [self.overhead, self.trunk, self.kv, self.state, self.scratch, self.tokenizer].iter().fold(0, |a, &b| a.saturating_add(b))
+        let parts = [self.overhead, self.trunk, self.ring(), self.rows(), self.kv, self.state, self.scratch, self.tokenizer];
+        parts.iter().fold(0, |a, &b| a.saturating_add(b))
+    }
+
+    /// Bytes of the ring that streamed layers pass through.
+    pub fn ring(&self) -> u64 {
+        self.ring_span_bytes.saturating_mul(self.ring_spans as u64)
+    }
+
+    /// Bytes of the buffer for rows of the embedding.
+    pub fn rows(&self) -> u64 {
+        self.row_slot_bytes.saturating_mul(self.row_slots as u64)
+    }
+
+    /// A run of the trunk stays in memory. Runs are numbered in execution order: embedding, layers, head.
+    pub(crate) fn holds_run(&self, run: usize) -> bool {
+        match run.checked_sub(1) {
+            None => self.row_slots == 0,
+            Some(layer) => !self.streamed.iter().any(|&l| l as usize == layer),
+        }
+    }
+
+    /// Gives the trunk its share.
+    fn take(&mut self, runs: &Runs, share: &Share) {
+        runs.place(share, self);
     }
 
     /// Bytes of the window, slots for guesses included.
@@ -147,8 +206,15 @@ impl MemoryPlan {
     fn table(&self, slots: u32, staging: u32) -> String {
         let window = format!("{slots} of {} experts, {} each", self.experts, show_bytes(self.slot_bytes));
         let guesses = format!("{staging} experts read ahead");
+        let stays = match self.streamed.len() {
+            0 => "what every token needs".to_string(),
+            n => format!("stays in memory; {n} layers, {}, are read for each step", show_bytes(self.streamed_bytes)),
+        };
+        let ring = format!("{} of those layers, {} each", self.ring_spans, show_bytes(self.ring_span_bytes));
         let rows = [
-            ("trunk", self.trunk, "what every token needs"),
+            ("trunk", self.trunk, stays.as_str()),
+            ("ring", self.ring(), ring.as_str()),
+            ("embedding rows", self.rows(), "read as tokens come"),
             ("window", self.slot_bytes.saturating_mul(slots as u64), window.as_str()),
             ("read-ahead", self.slot_bytes.saturating_mul(staging as u64), guesses.as_str()),
             ("keys and values", self.kv, "grows with -c"),
@@ -247,7 +313,7 @@ mod tests {
             let needs = Needs { kv: if huge { u64::MAX - kv } else { kv }, state, scratch, tokenizer };
             match plan(&pack, &needs, limit) {
                 Ok(p) => {
-                    let parts = p.overhead + p.trunk + p.kv + p.state + p.scratch + p.tokenizer + p.window();
+                    let parts = p.overhead + p.trunk + p.ring() + p.rows() + p.kv + p.state + p.scratch + p.tokenizer + p.window();
                     prop_assert!(parts + p.margin <= limit && p.margin >= MARGIN_BYTES && p.margin >= limit / MARGIN_SHARE);
                     prop_assert!(p.slots >= p.floor_slots && p.slots <= p.experts && p.floor <= limit);
                 }

@@ -110,8 +110,8 @@ impl Engine {
         let session = Session::new(&spec, context as usize, mode);
         let scratch = Scratch::new(&spec, &Sizes::new(&spec, chunk.max(1) as usize), mode);
         let pool = Pool::new(options.threads.unwrap_or_else(default_threads));
-        let store = Store::open(pack, &plan, options.io, &pool)?;
-        let model = Model::load(&store)?;
+        let mut store = Store::open(pack, &plan, options.io, &pool)?;
+        let model = Model::load(&mut store, &pool)?;
         Ok(Engine {
             store,
             plan,

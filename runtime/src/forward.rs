@@ -29,7 +29,7 @@ pub fn forward(
 ) -> Result<()> {
     let values = step.rows * model.hidden;
     session.torn = true;
-    embed(model, store, step, tokens, &mut scratch.x[..values]);
+    embed(model, store, step, tokens, &mut scratch.x[..values])?;
     for (rope, turns) in model.ropes.iter().zip(&mut scratch.turns) {
         for (row, turn) in turns.chunks_exact_mut(2 * rope.pairs()).take(step.rows).enumerate() {
             rope.turn(step.position + row, turn);
@@ -39,6 +39,7 @@ pub fn forward(
         if step.cancel.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
+        store.enter(number, step.pool)?;
         layer.mixer_norm.apply_rows(step, &scratch.x[..values], &mut scratch.normed[..values]);
         match (&layer.mixer, state) {
             (MixerLayer::Attention(a), LayerState::Kv(cache)) => a.forward(step, store, &model.ropes, cache, scratch),
@@ -46,6 +47,7 @@ pub fn forward(
             _ => return Err(Error::Request("the session belongs to another model".into())),
         }
         add(&mut scratch.x[..values], &scratch.out[..values]);
+        store.keep_reading(step.pool)?;
         layer.ffn_norm.apply_rows(step, &scratch.x[..values], &mut scratch.normed[..values]);
         match &layer.ffn {
             FfnLayer::Dense(f) => {
@@ -66,6 +68,7 @@ pub fn forward(
             look_ahead(next, number + 1, store, scratch, step)?;
         }
     }
+    store.enter(model.layers.len() as u32, step.pool)?;
     session.position += step.rows;
     session.torn = false;
     Ok(())
@@ -74,7 +77,7 @@ pub fn forward(
 /// While the next layer's mixer runs, nobody knows for sure what to read. Its router, asked about the residual stream as it is now, mostly does: the mixer
 /// changes the stream little.
 fn look_ahead(next: &Layer, number: u32, store: &mut Store, scratch: &mut Scratch, step: &Step) -> Result<()> {
-    let (FfnLayer::Routed(ffn), true) = (&next.ffn, store.looks_ahead()) else { return Ok(()) };
+    let (FfnLayer::Routed(ffn), true) = (&next.ffn, store.looks_ahead() && store.has_layer(number)) else { return Ok(()) };
     let values = step.rows * ffn.shape.hidden;
     next.ffn_norm.apply_rows(step, &scratch.x[..values], &mut scratch.normed[..values]);
     let guesses = ffn.guess(step, store, scratch);
@@ -96,9 +99,20 @@ pub fn logits(model: &Model, store: &Store, scratch: &mut Scratch, step: &Step, 
     }
 }
 
-fn embed(model: &Model, store: &Store, step: &Step, tokens: &[u32], x: &mut [f32]) {
-    let w = store.tensor(model.embedding);
-    step.each_row(x, model.hidden, &|i, row| step.kernels.decode_row(&w, tokens[i] as usize, row));
+/// Rows of the embedding, from memory or, where it does not stay there, read a few at a time.
+fn embed(model: &Model, store: &mut Store, step: &Step, tokens: &[u32], x: &mut [f32]) -> Result<()> {
+    let Some(at_once) = store.row_slots() else {
+        let w = store.tensor(model.embedding);
+        step.each_row(x, model.hidden, &|i, row| step.kernels.decode_row(&w, tokens[i] as usize, row));
+        return Ok(());
+    };
+    for (tokens, x) in tokens.chunks(at_once).zip(x.chunks_mut(at_once * model.hidden)) {
+        store.read_rows(model.embedding, tokens, step.pool)?;
+        for (i, row) in x.chunks_exact_mut(model.hidden).enumerate() {
+            step.kernels.decode_row(&store.row(model.embedding, i), 0, row);
+        }
+    }
+    Ok(())
 }
 
 fn add(x: &mut [f32], y: &[f32]) {

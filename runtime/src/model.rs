@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::ffn::dense::DenseFfn;
 use crate::ffn::routed::{self, RoutedFfn, Shared};
+use crate::kernels::Pool;
 use crate::mixer::attention::{self, AttentionLayer, QkNorms};
 use crate::mixer::conv::Conv;
 use crate::mixer::gated_delta::{self, GatedDeltaLayer};
@@ -146,22 +147,27 @@ pub fn decoded_bytes(manifest: &Manifest) -> u64 {
 
 impl Model {
     /// Finds and decodes. The manifest must have passed [`check`].
-    pub fn load(store: &Store) -> Result<Model> {
-        let manifest = &store.pack().manifest;
-        let spec = &manifest.spec;
+    ///
+    /// # Errors
+    /// Those of [`Store::enter`]: every layer is read once, those that do not stay in memory too.
+    pub fn load(store: &mut Store, pool: &Pool) -> Result<Model> {
+        let spec = &store.pack().manifest.spec.clone();
         let ropes = ropes(spec);
+        let mut layers = Vec::with_capacity(spec.layers.len());
+        for (layer, l) in spec.layers.iter().zip(0..) {
+            store.enter(l, pool)?;
+            let experts = store.pack().manifest.experts.get(l as usize).and_then(Option::as_ref);
+            let types = experts.map(|e| [e.gate, e.up, e.down]);
+            layers.push(load_layer(Run { store, id: RunId::Trunk(l) }, l, layer, types, spec.hidden as usize, &ropes)?);
+        }
         let (embedding, head) = (Run { store, id: RunId::Embedding }, Run { store, id: RunId::Head });
-        let layers = spec.layers.iter().zip(&manifest.experts).zip(0..).map(|((layer, experts), l)| {
-            let types = experts.as_ref().map(|e| [e.gate, e.up, e.down]);
-            load_layer(Run { store, id: RunId::Trunk(l) }, l, layer, types, spec.hidden as usize, &ropes)
-        });
         Ok(Model {
             hidden: spec.hidden as usize,
             vocab: spec.vocab as usize,
             embedding: embedding.find(Role::Embedding)?,
             head: if spec.tied_head { embedding.find(Role::Embedding)? } else { head.find(Role::Head)? },
             final_norm: head.norm(Role::FinalNorm, &spec.final_norm)?,
-            layers: layers.collect::<Result<_>>()?,
+            layers,
             ropes: ropes.into_iter().map(RopeTable::new).collect(),
         })
     }

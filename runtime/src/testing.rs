@@ -249,7 +249,7 @@ fn build(sizes: &Sizes) -> Vec<u8> {
     let index_section = section(&encoded, encoded.len() as u64);
     let block = Superblock {
         version: (VERSION_MAJOR, VERSION_MINOR),
-        required: FEATURE_EXPERTS,
+        required: if sizes.experts.iter().any(|&n| n > 0) { FEATURE_EXPERTS } else { 0 },
         optional: 0,
         alignment: DEFAULT_ALIGNMENT,
         chunk_bytes: CHUNK,

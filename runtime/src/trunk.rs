@@ -1,4 +1,4 @@
-//! The trunk: what every token needs, in memory from start to end. Tensors are found by name once, at load time, and then by handle.
+//! The trunk: what every token needs, in memory from start to end or read anew for each step. Tensors are found by name once, at load time, and then by handle.
 
 use forebay_format::layout::manifest::TensorPlace;
 use forebay_format::model::Role;
@@ -41,7 +41,7 @@ struct Entry {
 /// Shape of a tensor and its place in a run.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
-    /// Number of the run, which is its span in the trunk's arena.
+    /// Number of the run, in the order of [`TrunkMap::bundles`].
     pub run: usize,
     qtype: forebay_format::QuantType,
     rows: usize,
@@ -52,6 +52,17 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// Bytes of a row in its run; `None` if there is no such row.
+    pub fn row_range(&self, row: usize) -> Option<std::ops::Range<usize>> {
+        let start = self.start.checked_add(row.checked_mul(self.row_bytes)?)?;
+        (row < self.rows).then(|| start..start + self.row_bytes)
+    }
+
+    /// One row, given its bytes.
+    pub fn row<'a>(&self, bytes: &'a [u8]) -> Matrix<'a> {
+        Matrix::whole(self.qtype, 1, self.cols, bytes)
+    }
+
     /// The tensor, given its run's bytes.
     pub fn matrix<'a>(&self, run: &'a [u8]) -> Option<Matrix<'a>> {
         let bytes = run.get(self.start..)?.get(..self.length)?;
@@ -88,7 +99,7 @@ impl TrunkMap {
         Ok(map)
     }
 
-    /// Bundles of the runs, in the order of the arena's spans.
+    /// Bundles of the runs: embedding, layers, head.
     pub fn bundles(manifest: &Manifest) -> impl Iterator<Item = BundleId> {
         let layers = (0u32..).zip(&manifest.trunk).map(|(l, _)| RunId::Trunk(l));
         std::iter::once(RunId::Embedding).chain(layers).chain([RunId::Head]).map(RunId::bundle)
@@ -104,6 +115,11 @@ impl TrunkMap {
         };
         let (first, end) = (*self.runs.get(run)?, *self.runs.get(run + 1)?);
         (first..end).find(|&i| self.entries[i].role == role).map(|i| TensorHandle(i as u32))
+    }
+
+    /// Number of runs.
+    pub fn runs(&self) -> usize {
+        self.runs.len() - 1
     }
 
     /// Place of a tensor; `None` for a handle of another store.

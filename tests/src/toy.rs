@@ -185,6 +185,11 @@ pub enum Value {
 
 /// Writes a GGUF v3 file of a dense model: one layer, Q8_0 matrices, F32 norms, a byte-level vocabulary.
 pub fn write_dense_gguf(path: &Path) -> io::Result<()> {
+    write_deep_gguf(path, 1)
+}
+
+/// The same model with more layers.
+pub fn write_deep_gguf(path: &Path, layers: usize) -> io::Result<()> {
     let text = |s: &str| Value::Text(s.into());
     let kinds = (0..VOCAB).map(|i| if i < VOCAB - SPECIALS.len() { 1 } else { 3 }).collect();
     let vocabulary = [
@@ -195,16 +200,20 @@ pub fn write_dense_gguf(path: &Path) -> io::Result<()> {
         ("tokenizer.ggml.merges", Value::Texts(MERGES.iter().map(|(a, b)| format!("{a} {b}")).collect())),
         ("tokenizer.ggml.eos_token_id", Value::U32(263)),
     ];
-    write_dense_gguf_with(path, VOCAB, vocabulary.map(|(key, value)| (key.to_string(), value)))
+    write_gguf(path, layers, VOCAB, vocabulary.map(|(key, value)| (key.to_string(), value)))
 }
 
 /// The same model around another vocabulary of `vocab` tokens.
 pub fn write_dense_gguf_with(path: &Path, vocab: usize, vocabulary: impl IntoIterator<Item = (String, Value)>) -> io::Result<()> {
+    write_gguf(path, 1, vocab, vocabulary)
+}
+
+fn write_gguf(path: &Path, layers: usize, vocab: usize, vocabulary: impl IntoIterator<Item = (String, Value)>) -> io::Result<()> {
     let text = |s: &str| Value::Text(s.into());
     let model = [
         ("general.architecture", text("llama")),
         ("general.name", text("toy")),
-        ("llama.block_count", Value::U32(1)),
+        ("llama.block_count", Value::U32(layers as u32)),
         ("llama.context_length", Value::U32(512)),
         ("llama.embedding_length", Value::U32(HIDDEN as u32)),
         ("llama.feed_forward_length", Value::U32(64)),
@@ -215,20 +224,22 @@ pub fn write_dense_gguf_with(path: &Path, vocab: usize, vocabulary: impl IntoIte
     ];
     let pairs: Vec<(String, Value)> = model.into_iter().map(|(key, value)| (key.to_string(), value)).chain(vocabulary).collect();
     let (h, kv, inner) = (HIDDEN, 16, 64);
-    let tensors: [(&str, usize, usize); 12] = [
-        ("token_embd.weight", vocab, h),
-        ("output_norm.weight", 0, h),
-        ("output.weight", vocab, h),
-        ("blk.0.attn_norm.weight", 0, h),
-        ("blk.0.attn_q.weight", h, h),
-        ("blk.0.attn_k.weight", kv, h),
-        ("blk.0.attn_v.weight", kv, h),
-        ("blk.0.attn_output.weight", h, h),
-        ("blk.0.ffn_norm.weight", 0, h),
-        ("blk.0.ffn_gate.weight", inner, h),
-        ("blk.0.ffn_up.weight", inner, h),
-        ("blk.0.ffn_down.weight", h, inner),
-    ];
+    let mut tensors: Vec<(String, usize, usize)> =
+        vec![("token_embd.weight".into(), vocab, h), ("output_norm.weight".into(), 0, h), ("output.weight".into(), vocab, h)];
+    for layer in 0..layers {
+        let of_layer = [
+            ("attn_norm", 0, h),
+            ("attn_q", h, h),
+            ("attn_k", kv, h),
+            ("attn_v", kv, h),
+            ("attn_output", h, h),
+            ("ffn_norm", 0, h),
+            ("ffn_gate", inner, h),
+            ("ffn_up", inner, h),
+            ("ffn_down", h, inner),
+        ];
+        tensors.extend(of_layer.map(|(name, rows, cols)| (format!("blk.{layer}.{name}.weight"), rows, cols)));
+    }
     let mut file = b"GGUF".to_vec();
     file.extend_from_slice(&3u32.to_le_bytes());
     file.extend_from_slice(&(tensors.len() as u64).to_le_bytes());
@@ -238,7 +249,7 @@ pub fn write_dense_gguf_with(path: &Path, vocab: usize, vocabulary: impl IntoIte
         put_value(&mut file, value);
     }
     let mut offset = 0u64;
-    for &(name, rows, cols) in &tensors {
+    for (name, rows, cols) in tensors.iter().map(|(name, rows, cols)| (name, *rows, *cols)) {
         put_text(&mut file, name);
         let dims: Vec<u64> = if rows == 0 { vec![cols as u64] } else { vec![cols as u64, rows as u64] };
         file.extend_from_slice(&(dims.len() as u32).to_le_bytes());

@@ -252,7 +252,7 @@ impl Index {
         self.check_part(record, pack_id, chunk_bytes, 0..record.length, bytes)
     }
 
-    /// As [`Index::check_sums`] for some slices of a bundle: `bytes` are those at `part`, which starts and ends where slices do. (No chunk
+    /// As [`Index::check_sums`] for a part of a bundle: `bytes` are those at `part`, which starts and ends where chunks do. (No chunk
     /// reaches from one slice into the next, so a slice can be checked before the next one is there.)
     pub fn check_part(
         &self,

@@ -70,7 +70,8 @@ pub(super) fn object(answer: &Answer, engine: &Engine, params: &Params, activati
 pub(super) fn memory(engine: &Engine) -> Value {
     let plan = engine.plan();
     let read_ahead = plan.slot_bytes.saturating_mul(u64::from(plan.staging));
-    let parts = [read_ahead, plan.overhead, plan.trunk, plan.kv, plan.state, plan.scratch, plan.tokenizer, plan.margin];
+    let parts =
+        [read_ahead, plan.overhead, plan.trunk, plan.ring(), plan.rows(), plan.kv, plan.state, plan.scratch, plan.tokenizer, plan.margin];
     let window = plan.slot_bytes.saturating_mul(u64::from(plan.slots));
     json!({
         "limit": plan.limit,
@@ -78,6 +79,10 @@ pub(super) fn memory(engine: &Engine) -> Value {
         "peak": peak_memory(),
         "overhead": plan.overhead,
         "trunk": plan.trunk,
+        "ring": plan.ring(),
+        "embedding_rows": plan.rows(),
+        "streamed": plan.streamed_bytes,
+        "streamed_layers": plan.streamed.len(),
         "kv": plan.kv,
         "state": plan.state,
         "scratch": plan.scratch,

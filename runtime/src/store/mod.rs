@@ -6,12 +6,14 @@
 mod expert;
 mod reader;
 mod replay;
+mod rows;
+mod stream;
 pub mod warm;
 
 use std::time::{Duration, Instant};
 
 use forebay_format::model::{Ffn, Role};
-use forebay_format::{BundleId, FormatError, QuantType, Record};
+use forebay_format::{BundleId, FormatError, Kind, QuantType, Record};
 
 use crate::budget::MemoryPlan;
 use crate::error::{Error, Result};
@@ -43,7 +45,7 @@ pub struct IoStats {
     pub backend: &'static str,
     /// Bytes read, the trunk's included.
     pub bytes: u64,
-    /// Bytes of the trunk.
+    /// Bytes of the trunk: at start, and since then where it does not fit.
     pub trunk_bytes: u64,
     /// Requests to the kernel.
     pub requests: u64,
@@ -59,7 +61,7 @@ pub struct IoStats {
     pub guesses_used: u64,
     /// Deliveries read again because a sum did not match.
     pub rereads: u64,
-    /// Time spent waiting for experts.
+    /// Time spent waiting for experts, or for layers that do not fit.
     pub stall: Duration,
     /// The memory is locked.
     pub locked: bool,
@@ -107,6 +109,8 @@ pub struct Store {
     io: Reader,
     trunk: Arena,
     map: TrunkMap,
+    stream: stream::Stream,
+    rows: rows::Rows,
     window: Arena,
     slots: Vec<Slot>,
     state: State,
@@ -145,11 +149,19 @@ impl Store {
     pub fn with_queue(pack: Pack, plan: &MemoryPlan, queue: Queue, pool: &Pool) -> Result<Store> {
         let format = |error| Error::Format { file: pack.path.clone(), error };
         let memory = |error: std::io::Error| Error::Budget(format!("cannot map the memory of the plan ({error}):\n{}", plan.breakdown()));
+        if plan.row_slots > 0 && pack.manifest.spec.tied_head {
+            return Err(Error::Request("the head is the embedding matrix: its rows cannot be read one by one".into()));
+        }
         let map = TrunkMap::new(&pack.manifest).map_err(format)?;
         let mut lengths = Vec::new();
-        for id in TrunkMap::bundles(&pack.manifest) {
-            lengths.push(to_usize(pack.index.get(id).map_err(format)?.length).map_err(format)?);
+        for (run, id) in TrunkMap::bundles(&pack.manifest).enumerate() {
+            let length = to_usize(pack.index.get(id).map_err(format)?.length).map_err(format)?;
+            lengths.push(if plan.holds_run(run) { length } else { 0 });
         }
+        let stream = stream::Stream::new(map.runs(), plan);
+        lengths.extend(std::iter::repeat_n(to_usize(plan.ring_span_bytes).map_err(format)?, stream.spans()));
+        let rows = rows::Rows::new(lengths.len(), plan.row_slots as usize);
+        lengths.extend(std::iter::repeat_n(to_usize(plan.row_slot_bytes).map_err(format)?, plan.row_slots as usize));
         let slot = to_usize(plan.slot_bytes).map_err(format)?;
         let trunk = Arena::new(lengths.iter().copied()).map_err(memory)?;
         let window = Arena::new(std::iter::repeat_n(slot, plan.slots as usize + plan.staging as usize)).map_err(memory)?;
@@ -170,6 +182,8 @@ impl Store {
             io,
             trunk,
             map,
+            stream,
+            rows,
             slots: vec![Slot { arrived: 0, fetch: NONE, warm: false }; window.len()],
             window,
             state,
@@ -187,16 +201,16 @@ impl Store {
             warming: 0,
             bench: replay::Bench::default(),
         };
-        store.load_trunk(pool)?;
+        store.load_trunk(plan, pool)?;
         Ok(store)
     }
 
-    fn load_trunk(&mut self, pool: &Pool) -> Result<()> {
-        for (span, id) in TrunkMap::bundles(&self.pack.manifest).enumerate() {
+    /// Reads the runs that stay.
+    fn load_trunk(&mut self, plan: &MemoryPlan, pool: &Pool) -> Result<()> {
+        for (span, id) in TrunkMap::bundles(&self.pack.manifest).enumerate().filter(|&(run, _)| plan.holds_run(run)) {
             let record = self.pack.index.get(id).map_err(|error| Error::Format { file: self.pack.path.clone(), error })?;
-            let lease = self.trunk.lease(span).ok_or_else(|| lost(&self.pack, id))?;
-            let fetch = self.io.fetch(id, span, 1);
-            self.io.deliver(fetch, record, 0, 0..record.length, lease, Urgency::Demand);
+            let read = self.io.read_run(&self.pack, &mut self.trunk, span, record, Urgency::Demand);
+            read.ok_or_else(|| lost(&self.pack, id))?;
         }
         let mut first_error = None;
         while self.io.collect(&self.pack, pool, true)? {
@@ -224,9 +238,10 @@ impl Store {
         self.map.find(run, role)
     }
 
-    /// A tensor of the trunk. A handle of another store gives an empty matrix.
+    /// A tensor of the trunk, in memory. A handle of another store, and one of a layer that was not [entered](Store::enter), give an empty matrix.
     pub fn tensor(&self, handle: TensorHandle) -> Matrix<'_> {
-        let matrix = self.map.place(handle).and_then(|place: &Place| place.matrix(self.trunk.bytes(place.run)?));
+        let bytes = |place: &Place| self.trunk.bytes(self.stream.span(place.run)?);
+        let matrix = self.map.place(handle).and_then(|place| place.matrix(bytes(place)?));
         matrix.unwrap_or(Matrix { qtype: QuantType::F32, rows: 0, cols: 0, bytes: &[], piece_rows: 1, piece_stride: 0 })
     }
 
@@ -346,6 +361,10 @@ impl Store {
 
     /// Notes what arrived. The error, if it is of an expert that is wanted.
     fn take_in(&mut self, arrival: reader::Arrival) -> Option<Error> {
+        if arrival.fetch.id.kind != Kind::Expert {
+            self.take_in_trunk(arrival);
+            return None;
+        }
         let reader::Arrival { fetch, number, slice, lease, result, last } = arrival;
         self.window.restore(lease);
         let slot = self.slots.get_mut(fetch.span).filter(|s| s.fetch == number)?;
@@ -367,6 +386,17 @@ impl Store {
             self.state.forget(fetch.id.layer, fetch.id.ordinal);
         }
         result.err().filter(|_| wanted)
+    }
+
+    /// Notes what arrived of a layer or of the embedding. An error is told to whoever wants it.
+    fn take_in_trunk(&mut self, arrival: reader::Arrival) {
+        let reader::Arrival { fetch, number, lease, result, last, .. } = arrival;
+        self.trunk_bytes += lease.len() as u64;
+        self.trunk.restore(lease);
+        match fetch.id.kind {
+            Kind::Embedding => self.rows.take_in(result),
+            _ => self.stream.take_in(fetch, number, result, last),
+        }
     }
 
     /// After an error nothing may stay in flight: waits for it. Experts that did not arrive whole are forgotten.

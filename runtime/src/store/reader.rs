@@ -6,10 +6,10 @@ use std::ops::Range;
 use forebay_format::{BundleId, FormatError, Record};
 
 use crate::error::{Error, Result};
-use crate::io::{DEPTH, Done, Queue, ReadError, Urgency, Verdict};
+use crate::io::{DEPTH, Done, PIECE_BYTES, Queue, ReadError, Urgency, Verdict};
 use crate::kernels::Pool;
 use crate::pack::Pack;
-use crate::window::arena::Lease;
+use crate::window::arena::{Arena, Lease};
 
 /// Set in the tag of a delivery that is being read for the second time.
 const SECOND: u64 = 1 << 63;
@@ -29,6 +29,28 @@ pub(crate) struct Fetch {
     left: u32,
     /// A delivery failed or was given up.
     pub spoiled: bool,
+    /// How it is cut; `None`: by slices, or not at all.
+    parts: Option<Parts>,
+}
+
+/// Bytes of a bundle in one slice, cut at chunks of its sums, so that each part is checked by itself.
+#[derive(Clone, Copy, Debug)]
+struct Parts {
+    start: u64,
+    end: u64,
+    /// Bytes of a part; the last may be shorter.
+    each: u64,
+}
+
+impl Parts {
+    fn part(&self, number: usize) -> Range<u64> {
+        let at = |n: usize| self.start.saturating_add(self.each.saturating_mul(n as u64)).min(self.end);
+        at(number)..at(number + 1)
+    }
+
+    fn count(&self) -> usize {
+        usize::try_from((self.end - self.start).div_ceil(self.each)).unwrap_or(usize::MAX)
+    }
 }
 
 /// A delivery that has arrived and was checked, or failed.
@@ -88,7 +110,10 @@ impl Reader {
 
     /// Opens a fetch of `deliveries` deliveries; each is queued with [`Reader::deliver`].
     pub fn fetch(&mut self, id: BundleId, span: usize, deliveries: usize) -> u32 {
-        let fetch = Fetch { id, span, left: deliveries as u32, spoiled: false };
+        self.open(Fetch { id, span, left: deliveries as u32, spoiled: false, parts: None })
+    }
+
+    fn open(&mut self, fetch: Fetch) -> u32 {
         match self.free.pop() {
             Some(number) => {
                 self.fetches[number as usize] = fetch;
@@ -99,6 +124,46 @@ impl Reader {
                 self.fetches.len() as u32 - 1
             }
         }
+    }
+
+    /// Reads a whole bundle into a span, in pieces of about [`PIECE_BYTES`] that are checked as they arrive. The fetch; `None` if the memory is not there.
+    pub fn read_run(&mut self, pack: &Pack, arena: &mut Arena, span: usize, record: &Record, urgency: Urgency) -> Option<u32> {
+        let layout = pack.index.layout(record);
+        if layout.slices.len() == 1 {
+            let chunk = (pack.superblock.chunk_bytes as u64).max(1);
+            let finest = record.length.div_ceil(1 << DELIVERY_BITS);
+            let each = (PIECE_BYTES as u64).max(finest).next_multiple_of(chunk);
+            return self.read_parts(arena, span, record, Parts { start: 0, end: record.length, each }, urgency);
+        }
+        let slices = Some(layout.slices.len()).filter(|&n| n <= 1 << DELIVERY_BITS).unwrap_or(1);
+        let number = self.fetch(record.id, span, slices);
+        let whole = (slices == 1).then_some(0..record.length);
+        for (slice, part) in whole.into_iter().chain(layout.slice_ranges()).take(slices).enumerate() {
+            let lease = arena.lease_part(span, usize::try_from(part.start).ok()?..usize::try_from(part.end).ok()?)?;
+            self.deliver(number, record, slice, part, lease, urgency);
+        }
+        Some(number)
+    }
+
+    /// Reads the chunks that hold the bytes `wanted` of a bundle in one slice into the start of a span. The fetch, and the first byte that is read.
+    pub fn read_chunks(&mut self, pack: &Pack, arena: &mut Arena, span: usize, record: &Record, wanted: Range<u64>) -> Option<(u32, u64)> {
+        let chunk = (pack.superblock.chunk_bytes as u64).max(1);
+        let start = wanted.start / chunk * chunk;
+        let end = wanted.end.checked_next_multiple_of(chunk)?.min(record.length);
+        let each = end.checked_sub(start).filter(|&n| n > 0)?;
+        Some((self.read_parts(arena, span, record, Parts { start, end, each }, Urgency::Demand)?, start))
+    }
+
+    fn read_parts(&mut self, arena: &mut Arena, span: usize, record: &Record, parts: Parts, urgency: Urgency) -> Option<u32> {
+        let count = parts.count();
+        let number = self.open(Fetch { id: record.id, span, left: count as u32, spoiled: false, parts: Some(parts) });
+        for i in 0..count {
+            let part = parts.part(i);
+            let here = |at: u64| usize::try_from(at - parts.start).ok();
+            let lease = arena.lease_part(span, here(part.start)?..here(part.end)?)?;
+            self.deliver(number, record, i, part, lease, urgency);
+        }
+        Some(number)
     }
 
     /// Queues one delivery of a fetch: the bytes at `part` of the bundle.
@@ -149,10 +214,12 @@ impl Reader {
             let (number, slice) = Self::of(done.tag);
             let Some(fetch) = self.fetches.get(number as usize) else { continue };
             let record = pack.index.get(fetch.id).map_err(|e| format_error(pack, e))?;
-            // One delivery of a bundle is either one of its slices or all of it.
-            let slice = pack.index.layout(record).slice_ranges().nth(slice);
+            // Without parts a delivery of a bundle is either one of its slices or all of it.
             let whole = done.lease.len() as u64 >= record.length;
-            let part = slice.filter(|_| !whole).unwrap_or(0..record.length);
+            let part = match fetch.parts {
+                Some(parts) => parts.part(slice),
+                None => pack.index.layout(record).slice_ranges().nth(slice).filter(|_| !whole).unwrap_or(0..record.length),
+            };
             self.landed.push(Landed { done, id: fetch.id, part, sums: Ok(()) });
         }
         if self.check {
