@@ -180,7 +180,8 @@ impl RoutedFfn {
                 continue;
             }
             let arrived = store.arrived(self.layer, expert);
-            if picked.len() > 1 || arrived.gate_up == 0 {
+            let complete = so_far.slices == 0 && arrived.slices == arrived.gate_up | arrived.down;
+            if picked.len() > 1 || arrived.gate_up == 0 || complete {
                 let Some(whole) = store.expert(self.layer, expert) else { continue };
                 let at = first * inner..(first + picked.len()) * inner;
                 batch.add(whole.gate, picked, gates.take(at.clone()));
