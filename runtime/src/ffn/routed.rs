@@ -132,6 +132,10 @@ impl RoutedFfn {
         let n = step.rows;
         let Scratch { arena, normed, input, ahead, .. } = scratch;
         let w = store.tensor(self.logits);
+        if w.cols != hidden {
+            // The layer's trunk is streamed and not there yet.
+            return 0;
+        }
         let logits = &mut arena[..n * experts];
         input.load(step.pool, step.kernels, &normed[..n * hidden], n, hidden, &[w.qtype]);
         step.kernels.matmul(step.pool, &w, input, logits);
