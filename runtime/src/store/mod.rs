@@ -436,12 +436,10 @@ impl Store {
 
     /// Guesses that turned out right become demands; of the others, what has not been started is given up.
     fn settle(&mut self) {
-        let (plan, slots, state) = (&self.read_plan, &self.slots, &self.state);
+        let (plan, slots) = (&self.read_plan, &self.slots);
         self.io.settle(|span| match slots.get(span) {
             _ if plan.asks_for(span as u32) => Verdict::Demand,
             Some(slot) if slot.warm => Verdict::Keep,
-            // A guess for a layer that is still to come.
-            _ if state.guessed_layer(span as u32).is_some_and(|layer| layer != plan.layer()) => Verdict::Keep,
             _ => Verdict::GiveUp,
         });
         while let Some((fetch, last, lease)) = self.io.next_dropped() {

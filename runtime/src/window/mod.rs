@@ -181,12 +181,6 @@ impl State {
         Some(staged.slot)
     }
 
-    /// The layer that a slot of the staging area holds a guess for.
-    pub fn guessed_layer(&self, slot: u32) -> Option<u32> {
-        let staged = self.staging.iter().find(|s| s.slot == slot && s.key != NONE)?;
-        self.shape.place(staged.key).map(|(layer, _)| layer)
-    }
-
     /// What was guessed is not in its slot after all.
     pub fn unstage(&mut self, slot: u32) {
         if let Some(staged) = self.staging.iter_mut().find(|s| s.slot == slot) {
