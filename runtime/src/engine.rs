@@ -193,11 +193,6 @@ impl Engine {
         self.store.clear_window(&self.pool)
     }
 
-    /// Checks the sums of what is read, as always, or, to measure what that costs, does not.
-    pub fn check_sums(&mut self, on: bool) {
-        self.store.check_sums(on);
-    }
-
     /// Longest sequence, in tokens.
     pub fn context(&self) -> usize {
         self.context

@@ -126,16 +126,12 @@ impl RoutedFfn {
     }
 
     /// The choices that this layer would make if its input were `scratch.normed`, into `scratch.ahead`, the likeliest first; how many. Asked before the
-    /// layer's mixer has run, it is a guess, and only what it is sure of counts: see [`CERTAINTY`].
+    /// layer's mixer has run, it is a guess, and only what it is sure of counts: see [`CERTAINTY`]. The layer's trunk is in memory ([`Store::has_layer`]).
     pub fn guess(&self, step: &Step, store: &Store, scratch: &mut Scratch) -> usize {
         let Shape { hidden, experts, top_k, .. } = self.shape;
         let n = step.rows;
         let Scratch { arena, normed, input, ahead, .. } = scratch;
         let w = store.tensor(self.logits);
-        if w.cols != hidden {
-            // The layer's trunk is streamed and not there yet.
-            return 0;
-        }
         let logits = &mut arena[..n * experts];
         input.load(step.pool, step.kernels, &normed[..n * hidden], n, hidden, &[w.qtype]);
         step.kernels.matmul(step.pool, &w, input, logits);

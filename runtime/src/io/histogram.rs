@@ -32,11 +32,6 @@ impl Histogram {
         self.total
     }
 
-    /// Largest value counted.
-    pub fn largest(&self) -> u64 {
-        self.largest
-    }
-
     /// Upper bound of the class in which the value at `percent` of all lies; `None` if there are none.
     pub fn percentile(&self, percent: f64) -> Option<u64> {
         let rank = ((self.total as f64 * percent / 100.0).ceil() as u64).clamp(1, self.total.max(1));
@@ -100,6 +95,6 @@ mod tests {
         let before = h.clone();
         h.add(7);
         let since = h.since(&before);
-        assert_eq!((since.total(), since.percentile(50.0), h.largest()), (1, Some(7), 100_000));
+        assert_eq!((since.total(), since.percentile(50.0), h.largest), (1, Some(7), 100_000));
     }
 }

@@ -10,7 +10,7 @@ use crate::window::arena::Lease;
 
 /// Waits before the second and third attempt after an I/O error.
 const RETRY_DELAYS: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(100)];
-/// Most pieces of guesses in flight: a layer of experts in slices. Nobody tops the queue up while a mixer runs, and 19 of 20 guesses are right, so that what
+/// Most pieces of guesses in flight: a layer of experts in slices. Nobody tops the queue up while a mixer runs, and most guesses are right, so that what
 /// a demand waits for behind them is what it would wait for anyway.
 const AHEAD_DEPTH: usize = 48;
 /// Most pieces of streamed runs in flight, so that a demand finds free cells. 48 MiB are what a drive at 2.7 GB/s reads in 18 ms, longer than a layer computes.
@@ -270,21 +270,15 @@ impl Queue {
 
     /// Waits for a run; `None` when there is none left. An error is the backend's and final: memory in flight stays leased.
     pub fn wait(&mut self) -> io::Result<Option<Done>> {
-        loop {
-            if let Some(done) = self.finished.pop_front().and_then(|id| self.take(id)) {
-                return Ok(Some(done));
-            }
-            self.start()?;
-            if self.in_flight == 0 {
-                return Ok(None);
-            }
-            let completion = self.io.wait().inspect_err(|_| self.broken = true)?;
-            self.land(completion);
-        }
+        self.next_done(|io| io.wait().map(Some))
     }
 
     /// As [`Queue::wait`], without waiting: `None` when no run is complete yet.
     pub fn poll(&mut self) -> io::Result<Option<Done>> {
+        self.next_done(|io| io.poll())
+    }
+
+    fn next_done(&mut self, complete: fn(&mut dyn DiskIo) -> io::Result<Option<Completion>>) -> io::Result<Option<Done>> {
         loop {
             if let Some(done) = self.finished.pop_front().and_then(|id| self.take(id)) {
                 return Ok(Some(done));
@@ -293,7 +287,7 @@ impl Queue {
             if self.in_flight == 0 {
                 return Ok(None);
             }
-            match self.io.poll().inspect_err(|_| self.broken = true)? {
+            match complete(&mut *self.io).inspect_err(|_| self.broken = true)? {
                 Some(completion) => self.land(completion),
                 None => return Ok(None),
             }

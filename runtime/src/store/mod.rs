@@ -310,6 +310,10 @@ impl Store {
             if !miss.staged
                 && let Err(e) = self.fetch(BundleId::expert(layer, miss.expert), miss.slot, Urgency::Demand)
             {
+                // What was not queued is not on its way: its slot still has the bytes of another expert.
+                for unread in &self.read_plan.misses[i..] {
+                    self.state.forget(layer, unread.expert);
+                }
                 return Err(self.recover(e));
             }
         }

@@ -84,7 +84,7 @@ pub(crate) struct Reader {
     pub rereads: u64,
     /// The memory is registered with the kernel.
     pub registered: bool,
-    /// Check sums: always, but for a benchmark that measures what checking costs or what reading alone takes.
+    /// Check sums: always, but for a benchmark that measures what reading alone takes.
     pub check: bool,
     fetches: Vec<Fetch>,
     free: Vec<u32>,

@@ -148,9 +148,4 @@ impl Store {
         }
         Ok(())
     }
-
-    /// Sums are checked, or (for measuring what that costs) not.
-    pub fn check_sums(&mut self, on: bool) {
-        self.io.check = on;
-    }
 }
