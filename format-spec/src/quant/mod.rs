@@ -10,9 +10,19 @@ mod block;
 pub mod bf16;
 pub mod f16;
 pub mod f32;
+pub mod grids;
+mod groups;
+pub mod iq1_m;
+pub mod iq1_s;
+pub mod iq2_s;
+pub mod iq2_xs;
+pub mod iq2_xxs;
+pub mod iq3_s;
+pub mod iq3_xxs;
 pub mod iq4_nl;
 pub mod iq4_xs;
 pub mod mxfp4;
+pub mod nvfp4;
 pub mod q2_k;
 pub mod q3_k;
 pub mod q4_0;
@@ -23,8 +33,11 @@ pub mod q5_1;
 pub mod q5_k;
 pub mod q6_k;
 pub mod q8_0;
+pub mod tq1_0;
+pub mod tq2_0;
 
 pub use block::{pack_scales_mins, unpack_scales_mins};
+pub use groups::Groups;
 
 use crate::FormatError;
 use serde::{Deserialize, Serialize};
@@ -59,14 +72,34 @@ pub enum QuantType {
     Q5_K = 13,
     /// 256 values, 6 bits, 16 sub-blocks.
     Q6_K = 14,
+    /// 256 values, codebook of 256 points of eight, 8 sub-blocks.
+    IQ2_XXS = 16,
+    /// 256 values, codebook of 512 points of eight, 16 sub-blocks.
+    IQ2_XS = 17,
+    /// 256 values, codebook of 256 points of four, 8 sub-blocks.
+    IQ3_XXS = 18,
+    /// 256 values, ternary codebook of 2048 points of eight, 8 sub-blocks.
+    IQ1_S = 19,
     /// 32 values, 4-bit codebook, one scale.
     IQ4_NL = 20,
+    /// 256 values, codebook of 512 points of four, 8 sub-blocks.
+    IQ3_S = 21,
+    /// 256 values, codebook of 1024 points of eight, 16 sub-blocks.
+    IQ2_S = 22,
     /// 256 values, 4-bit codebook, 8 sub-blocks.
     IQ4_XS = 23,
+    /// 256 values, ternary codebook of 2048 points of eight, 16 sub-blocks.
+    IQ1_M = 29,
     /// Brain float.
     BF16 = 30,
+    /// 256 values, base three, one scale.
+    TQ1_0 = 34,
+    /// 256 values, 2 bits for three levels, one scale.
+    TQ2_0 = 35,
     /// 32 values, E2M1, one E8M0 scale (OCP Microscaling 1.0).
     MXFP4 = 39,
+    /// 64 values, E2M1, an E4M3 scale per 16 (NVFP4).
+    NVFP4 = 40,
 }
 
 /// One row of the table of quant types.
@@ -101,7 +134,8 @@ quants! {
     F32 f32, F16 f16, BF16 bf16,
     Q4_0 q4_0, Q4_1 q4_1, Q5_0 q5_0, Q5_1 q5_1, Q8_0 q8_0,
     Q2_K q2_k, Q3_K q3_k, Q4_K q4_k, Q5_K q5_k, Q6_K q6_k,
-    IQ4_NL iq4_nl, IQ4_XS iq4_xs, MXFP4 mxfp4,
+    IQ1_S iq1_s, IQ1_M iq1_m, IQ2_XXS iq2_xxs, IQ2_XS iq2_xs, IQ2_S iq2_s, IQ3_XXS iq3_xxs, IQ3_S iq3_s,
+    IQ4_NL iq4_nl, IQ4_XS iq4_xs, MXFP4 mxfp4, NVFP4 nvfp4, TQ1_0 tq1_0, TQ2_0 tq2_0,
 }
 
 impl QuantType {

@@ -1,0 +1,40 @@
+//! `iq2_xxs`: 256 values in 32 points of a codebook of 256, signs of eight values in 7 bits, a 4-bit scale per 32 values.
+//! `value = (d / 8) * (2 s + 1) * magnitude`, which is ggml's `d * (0.5 + s) * 0.25 * magnitude`.
+//!
+//! | byte | meaning |
+//! |---|---|
+//! | 0-1 | `d`, half |
+//! | 2-65 | 8 bytes for values `32 j ..`: four bytes, the points of eight values each, then a u32: bits `7l+6..7l` index the signs of the eight `l`, bits 31-28 are `s` |
+
+use super::grids::{GRID_IQ2_XXS, SIGNS};
+use super::groups::{self, Groups};
+
+/// Values in a block.
+pub const LEN: usize = 256;
+/// Bytes in a block.
+pub const BYTES: usize = 66;
+
+/// The block taken apart.
+#[inline(always)]
+pub fn groups(block: &[u8; BYTES]) -> Groups {
+    let signs = |j: usize| groups::double(block, 6 + 8 * j);
+    Groups {
+        q: groups::signed(|i| {
+            let (j, l) = (i / 4, i % 4);
+            (GRID_IQ2_XXS[usize::from(block[2 + 8 * j + l])], SIGNS[(signs(j) >> (7 * l)) as usize & 127])
+        }),
+        scale: std::array::from_fn(|g| (signs(g / 2) >> 28) as i16 * 2 + 1),
+        d: super::block::half(block, 0) / 8.0,
+    }
+}
+
+/// Values of one block.
+#[inline(always)]
+pub fn decode_block(block: &[u8; BYTES], out: &mut [f32; LEN]) {
+    groups(block).values(out);
+}
+
+/// The scale is neither NaN nor infinite.
+pub fn finite(block: &[u8; BYTES]) -> bool {
+    groups::finite_half(block, 0)
+}
