@@ -16,11 +16,11 @@ pub const BYTES: usize = 36;
 
 /// Half the number that an E4M3 byte stands for. 127 gives zero, as ggml reads it; [`finite`] reports such a block.
 #[inline(always)]
-pub fn half_scale(s: u8) -> f32 {
+pub const fn half_scale(s: u8) -> f32 {
     if s == 127 {
         return 0.0;
     }
-    let (exponent, mantissa) = (u32::from(s >> 3) & 15, u32::from(s) & 7);
+    let (exponent, mantissa) = ((s as u32 >> 3) & 15, s as u32 & 7);
     if exponent == 0 {
         // 2^-6 * mantissa / 8, halved.
         mantissa as f32 * (1.0 / 1024.0)

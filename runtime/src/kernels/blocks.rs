@@ -9,7 +9,7 @@ use forebay_format::QuantType;
 #[allow(non_camel_case_types)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
-    /// Blocks of 32 with the sum of each block, for types with blocks of 32.
+    /// Blocks of 32 with the sum of each block, for types with blocks of 32 or 64.
     Q8_0,
     /// Blocks of 256 with the sums of 16 values each, for types with blocks of 256.
     Q8_K,
@@ -22,7 +22,7 @@ impl Form {
     /// The form that rows of `qtype` meet in Int8 mode; none for float types.
     pub fn of(qtype: QuantType) -> Option<Form> {
         match qtype.block_len() {
-            32 => Some(Form::Q8_0),
+            32 | 64 => Some(Form::Q8_0),
             256 => Some(Form::Q8_K),
             _ => None,
         }

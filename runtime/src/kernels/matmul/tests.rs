@@ -22,12 +22,15 @@ impl Random {
 /// Where a block keeps its half-precision numbers.
 fn halves(t: QuantType) -> &'static [usize] {
     match t {
-        QuantType::F32 | QuantType::F16 | QuantType::BF16 | QuantType::MXFP4 => &[],
+        QuantType::F32 | QuantType::F16 | QuantType::BF16 | QuantType::MXFP4 | QuantType::NVFP4 | QuantType::IQ1_M => &[],
         QuantType::Q4_0 | QuantType::Q5_0 | QuantType::Q8_0 | QuantType::IQ4_NL | QuantType::IQ4_XS => &[0],
+        QuantType::IQ1_S | QuantType::IQ2_XXS | QuantType::IQ2_XS | QuantType::IQ2_S | QuantType::IQ3_XXS | QuantType::IQ3_S => &[0],
         QuantType::Q4_1 | QuantType::Q5_1 | QuantType::Q4_K | QuantType::Q5_K => &[0, 2],
         QuantType::Q2_K => &[80, 82],
         QuantType::Q3_K => &[108],
         QuantType::Q6_K => &[208],
+        QuantType::TQ1_0 => &[52],
+        QuantType::TQ2_0 => &[64],
     }
 }
 
@@ -56,6 +59,12 @@ fn weights(t: QuantType, values: usize, fill: Fill, random: &mut Random, mut sca
             QuantType::F16 => block.copy_from_slice(&half::f16::from_f32(scale(random)).to_le_bytes()),
             QuantType::BF16 => block.copy_from_slice(&half::bf16::from_f32(scale(random)).to_le_bytes()),
             QuantType::MXFP4 => block[0] = (128.0 + scale(random).abs().log2().clamp(-20.0, 20.0)) as u8,
+            QuantType::NVFP4 => block[..4].fill_with(|| ((7.0 + scale(random).abs().log2().clamp(-7.0, 7.0)) as u8) << 3 | (random.next() as u8 & 7)),
+            // A quarter of the half in the upper ends of four words.
+            QuantType::IQ1_M => {
+                let bits = half::f16::from_f32(scale(random)).to_bits();
+                (0..4).for_each(|w| block[49 + 2 * w] = (block[49 + 2 * w] & 15) | (((bits >> (4 * w)) as u8 & 15) << 4));
+            }
             _ => {}
         }
     }

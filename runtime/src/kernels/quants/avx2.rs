@@ -93,15 +93,22 @@ pub(super) fn nibbles<const B: usize>(block: &[u8; B], at: usize) -> __m256i {
     _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(packed), packed), _mm256_set1_epi8(15))
 }
 
+/// Bit `i` in all bits of byte `i`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn mask(bits: u32) -> __m256i {
+    let all = _mm256_set1_epi32(bits as i32);
+    let (b0, b1, b2, b3) = (0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
+    let spread = _mm256_shuffle_epi8(all, _mm256_set_epi64x(b3, b2, b1, b0));
+    let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+    _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit)
+}
+
 /// Bit `i` of the u32 at byte `at` as bit 4 of byte `i`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn fifth_bits<const B: usize>(block: &[u8; B], at: usize) -> __m256i {
-    let all = _mm256_set1_epi32(word(block, at) as i32);
-    let (b0, b1, b2, b3) = (0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
-    let spread = _mm256_shuffle_epi8(all, _mm256_set_epi64x(b3, b2, b1, b0));
-    let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
-    _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit), _mm256_set1_epi8(16))
+    _mm256_and_si256(mask(word(block, at)), _mm256_set1_epi8(16))
 }
 
 /// The levels of a codebook of 16 for 32 indices.
@@ -205,7 +212,7 @@ pub(super) unsafe fn step_large(w: &Large, a: &QRow<'_>, b: usize, min: Min, sum
 /// Eight bytes of `q` from byte `8 * part` on as f32; signed bytes.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn eight(q: __m256i, part: usize) -> __m256 {
+pub(super) fn eight(q: __m256i, part: usize) -> __m256 {
     let half = if part < 2 { _mm256_castsi256_si128(q) } else { _mm256_extracti128_si256::<1>(q) };
     let bytes = if part.is_multiple_of(2) { half } else { _mm_srli_si128::<8>(half) };
     _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))

@@ -156,10 +156,15 @@ pub(super) fn widen(w: &avx2::Large, min: Min) -> Large {
     for k in 0..4 {
         (q[k], negative[k]) = apart(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(w.q[2 * k]), w.q[2 * k + 1]), min);
     }
-    // Even groups, then odd ones: back in order.
-    let order = _mm256_setr_epi16(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
     let d = _mm_unpacklo_ps(_mm256_castps256_ps128(w.d), _mm256_castps256_ps128(w.dmin));
-    Large { q, negative, scale: spread(_mm256_permutexvar_epi16(order, w.scale)), min: w.min, d }
+    Large { q, negative, scale: spread(in_order(w.scale)), min: w.min, d }
+}
+
+/// Sixteen i16 of the even groups, then the odd ones, in order.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+pub(super) fn in_order(groups: __m256i) -> __m256i {
+    _mm256_permutexvar_epi16(_mm256_setr_epi16(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15), groups)
 }
 
 /// Sum of sixteen values as a tree.

@@ -8,9 +8,19 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod float;
+mod iq1_m;
+mod iq1_s;
+mod iq2_s;
+mod iq2_xs;
+mod iq2_xxs;
+mod iq3_s;
+mod iq3_xxs;
 mod iq4_nl;
 mod iq4_xs;
 mod mxfp4;
+mod nvfp4;
+#[cfg(target_arch = "x86_64")]
+mod points;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -24,6 +34,8 @@ mod q8_0;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod tile;
+mod tq1_0;
+mod tq2_0;
 
 use super::ops::{Integer, TypeOps};
 use forebay_format::QuantType;
@@ -60,6 +72,16 @@ macro_rules! table {
                 QuantType::IQ4_NL => quant!(iq4_nl),
                 QuantType::IQ4_XS => quant!(iq4_xs),
                 QuantType::MXFP4 => quant!(mxfp4),
+                QuantType::IQ1_S => quant!(iq1_s),
+                QuantType::IQ1_M => quant!(iq1_m),
+                QuantType::IQ2_XXS => quant!(iq2_xxs),
+                QuantType::IQ2_XS => quant!(iq2_xs),
+                QuantType::IQ2_S => quant!(iq2_s),
+                QuantType::IQ3_XXS => quant!(iq3_xxs),
+                QuantType::IQ3_S => quant!(iq3_s),
+                QuantType::NVFP4 => quant!(nvfp4),
+                QuantType::TQ1_0 => quant!(tq1_0),
+                QuantType::TQ2_0 => quant!(tq2_0),
             }
         }
     };

@@ -1,6 +1,7 @@
 //! Integer dot products in plain Rust: blocks in order, each block's integer exact, then scaled and added in f32.
 
 use super::super::blocks::QRow;
+use forebay_format::quant::Groups;
 
 /// A block of 32 values: `d * q + m`.
 pub(super) struct Small {
@@ -16,6 +17,12 @@ pub(super) struct Large {
     pub min: [i16; 16],
     pub d: f32,
     pub dmin: f32,
+}
+
+impl From<Groups> for Large {
+    fn from(g: Groups) -> Large {
+        Large { q: g.q, scale: g.scale, min: [0; 16], d: g.d, dmin: 0.0 }
+    }
 }
 
 /// Half-precision number at byte `at`.
