@@ -105,19 +105,6 @@ fn gguf_files(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Files whose types a pack cannot hold, and the type that is named.
-const NOT_YET: &[(&str, &str)] = &[
-    ("model-iq3_s.gguf", "IQ3_S"),
-    ("model-iq3_xxs.gguf", "IQ"),
-    ("model-iq2_m.gguf", "IQ"),
-    ("model-iq2_xs.gguf", "IQ2_XS"),
-    ("model-iq2_xxs.gguf", "IQ2_XXS"),
-    ("model-iq1_m.gguf", "IQ"),
-    ("model-iq1_s.gguf", "IQ"),
-    ("model-tq1_0.gguf", "TQ1_0"),
-    ("model-tq2_0.gguf", "TQ2_0"),
-];
-
 #[test]
 fn every_oracle_binds_and_both_sources_agree() {
     let Some(root) = shared("oracles") else { return };
@@ -129,14 +116,6 @@ fn every_oracle_binds_and_both_sources_agree() {
         let expected = without_format(hf.spec.clone());
         for file in gguf_files(&dir) {
             let name = file.file_name().unwrap().to_str().unwrap();
-            if let Some((_, kind)) = NOT_YET.iter().find(|(f, _)| *f == name) {
-                let error = bind(&source::open(&file).unwrap()).expect_err(name);
-                let text = error.to_string();
-                assert!(text.contains(&format!("weight type {kind}")) && text.contains("(tensor "), "{name}: {text}");
-                assert!(text.contains("is not supported: not yet"), "{name}: {text}");
-                assert_eq!(error.exit_code(), 4, "{name}");
-                continue;
-            }
             let (checkpoint, gguf) = bound(&file);
             account(&checkpoint, &gguf);
             assert_eq!(without_format(gguf.spec.clone()), expected, "{folder}/{name}");

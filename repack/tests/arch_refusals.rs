@@ -507,11 +507,11 @@ fn gguf_metadata_that_nobody_reads_is_named() {
 fn gguf_tensors() {
     let other = gguf(|_, c| {
         let i = c.by_name["blk.1.ffn_up_exps.weight"];
-        c.tensors[i].dtype = Dtype::Other { name: "IQ2_XS", block_len: 256, block_bytes: 74 };
+        c.tensors[i].dtype = Dtype::Other { name: "Q1_0", block_len: 128, block_bytes: 18 };
     });
     let text = other.expect_err("an unknown type").to_string();
     assert!(
-        text.starts_with("weight type IQ2_XS (tensor blk.1.ffn_up_exps.weight, pocket-moe-10m-q8_0.gguf) is not supported: not yet"),
+        text.starts_with("weight type Q1_0 (tensor blk.1.ffn_up_exps.weight, pocket-moe-10m-q8_0.gguf) is not supported: not yet"),
         "{text}"
     );
 
@@ -529,4 +529,14 @@ fn gguf_tensors() {
         c.tensors.push(more);
     });
     assert!(matches!(unknown, Err(Error::Unsupported { .. })), "{unknown:?}");
+
+    // NVFP4's second scale, as files converted from NVIDIA's have it.
+    let scaled = gguf(|_, c| {
+        let i = c.by_name["blk.0.ffn_gate_inp_shexp.weight"];
+        let mut more = c.tensors[i].clone();
+        more.name = "blk.1.ffn_up_exps.scale".into();
+        c.tensors.push(more);
+    });
+    let text = scaled.expect_err("a scale a tensor").to_string();
+    assert!(text.contains("blk.1.ffn_up_exps.scale") && text.contains("not supported"), "{text}");
 }

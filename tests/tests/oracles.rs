@@ -34,8 +34,30 @@ const FOLDERS: &[(&str, &[&str])] = &[
     ("qwen3_5_moe", &["f16", "q8_0"]),
 ];
 /// Types of the files in `qwen3_moe-256`.
-const TYPES: &[&str] =
-    &["q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_xs", "iq4_nl", "mxfp4_moe"];
+const TYPES: &[&str] = &[
+    "q8_0",
+    "q6_k",
+    "q5_k_m",
+    "q4_k_m",
+    "q3_k_m",
+    "q2_k",
+    "q5_1",
+    "q5_0",
+    "q4_1",
+    "q4_0",
+    "iq4_xs",
+    "iq4_nl",
+    "iq3_s",
+    "iq3_xxs",
+    "iq2_m",
+    "iq2_xs",
+    "iq2_xxs",
+    "iq1_m",
+    "iq1_s",
+    "tq1_0",
+    "tq2_0",
+    "mxfp4_moe",
+];
 
 /// A checkpoint and the truth about it.
 struct Case {

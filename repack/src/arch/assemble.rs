@@ -254,6 +254,9 @@ fn needs_float(role: Role) -> bool {
     )
 }
 
+/// What to do about a type that a pack cannot hold.
+const HINT: &str = "not yet; choose a checkpoint in bf16, f16, f32, Q4_0 to Q8_0, Q2_K to Q6_K, IQ1 to IQ4, TQ1_0, TQ2_0, MXFP4 or NVFP4";
+
 /// The type of a tensor, if a pack may hold it.
 pub(super) fn weight_type(checkpoint: &Checkpoint, tensor: &Tensor) -> Result<QuantType> {
     match tensor.dtype {
@@ -261,7 +264,7 @@ pub(super) fn weight_type(checkpoint: &Checkpoint, tensor: &Tensor) -> Result<Qu
         Dtype::Other { name, .. } => {
             let file = file_of(checkpoint, tensor).file_name().unwrap_or_default().to_string_lossy();
             let what = format!("weight type {name} (tensor {}, {file})", tensor.name);
-            Err(unsupported(what, "not yet; choose a checkpoint in bf16, f16, f32, Q2_K to Q6_K, Q4_0 to Q8_0, IQ4_NL, IQ4_XS or MXFP4"))
+            Err(unsupported(what, HINT))
         }
     }
 }

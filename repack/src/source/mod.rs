@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 pub enum Dtype {
     /// A type that a pack can hold; its bytes move unchanged.
     Weight(QuantType),
-    /// Anything else, by the source's own name (`F8_E4M3`, `I32`, `IQ2_XS`, ...).
+    /// Anything else, by the source's own name (`F8_E4M3`, `I32`, `Q1_0`, ...).
     Other {
         /// Name in messages.
         name: &'static str,

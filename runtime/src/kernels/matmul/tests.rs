@@ -59,7 +59,9 @@ fn weights(t: QuantType, values: usize, fill: Fill, random: &mut Random, mut sca
             QuantType::F16 => block.copy_from_slice(&half::f16::from_f32(scale(random)).to_le_bytes()),
             QuantType::BF16 => block.copy_from_slice(&half::bf16::from_f32(scale(random)).to_le_bytes()),
             QuantType::MXFP4 => block[0] = (128.0 + scale(random).abs().log2().clamp(-20.0, 20.0)) as u8,
-            QuantType::NVFP4 => block[..4].fill_with(|| ((7.0 + scale(random).abs().log2().clamp(-7.0, 7.0)) as u8) << 3 | (random.next() as u8 & 7)),
+            QuantType::NVFP4 => {
+                block[..4].fill_with(|| ((7.0 + scale(random).abs().log2().clamp(-7.0, 7.0)) as u8) << 3 | (random.next() as u8 & 7))
+            }
             // A quarter of the half in the upper ends of four words.
             QuantType::IQ1_M => {
                 let bits = half::f16::from_f32(scale(random)).to_bits();
