@@ -1,21 +1,36 @@
 //! How fast weights are consumed: `cargo bench -p forebay --bench kernels [-- TYPE...]`.
 //!
-//! One row a type. GB/s count weight bytes; the best of several runs counts. "cache": a matrix of about 700 KB, one thread. "memory": 192 MB,
-//! all threads. "many": 64 activation rows, all threads, in billions of multiply-adds a second.
+//! First a row for what the memory gives: all threads add up the same bytes as numbers, nothing else. Then one row a type, activation mode and
+//! kernel set. GB/s count weight bytes; the best of several runs counts. "cache": a matrix of about 700 KB, one thread. "memory": 192 MB,
+//! all threads. "of read": that as a part of the plain read. "many": 64 activation rows, all threads, in billions of multiply-adds a second.
+//!
+//! `-- --count TYPE SET` makes one product instead ([`COUNTED_ROWS`] rows, one activation row, one thread), for a tool that counts
+//! instructions: see `docs/kernels.md`.
 
 use forebay::kernels::{ActivationMode, Activations, KernelSet, Kernels, Matrix, Pool};
 use forebay_format::QuantType;
 use forebay_format::quant::QUANTS;
+use std::hint::black_box;
 use std::time::Instant;
 
 const COLS: usize = 2048;
+/// Weight rows of a counted product.
+const COUNTED_ROWS: usize = 256;
+/// Bytes of a matrix that stays in cache, and of one that does not.
+const SIZES: [usize; 2] = [700 << 10, 192 << 20];
+const SETS: [KernelSet; 4] = [KernelSet::Scalar, KernelSet::Avx2, KernelSet::Avx512, KernelSet::Neon];
 
-/// Blocks whose every float is near one: subnormal numbers would be measured instead of kernels. The payload does not matter for speed.
+/// Random bytes, but every float near one: subnormal numbers would be measured instead of kernels. Halves lie on even bytes, so the odd ones
+/// hold their exponents; two types have exponents in bytes of their own, anywhere. What is left random goes through the codebooks.
 fn weights(t: QuantType, bytes: usize) -> (Vec<u8>, usize) {
     let row_bytes = t.row_bytes(COLS).unwrap_or(1);
     let rows = (bytes / row_bytes).max(1);
-    let data = (0..rows * row_bytes).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0] & 3 | 0x3c).collect();
-    (data, rows)
+    let everywhere = matches!(t, QuantType::MXFP4 | QuantType::NVFP4);
+    let byte = |i: usize| {
+        let random = (i as u32).wrapping_mul(2_654_435_761).rotate_left(11).wrapping_mul(2_246_822_519).to_be_bytes()[0];
+        if everywhere || i % 2 == 1 { random & 3 | 0x3c } else { random }
+    };
+    ((0..rows * row_bytes).map(byte).collect(), rows)
 }
 
 /// Seconds of the fastest of several calls, after one to warm up; stops after 0.2 s.
@@ -31,41 +46,93 @@ fn best(mut call: impl FnMut()) -> f64 {
     best
 }
 
-/// Seconds of one product of all rows of `data` with `n` activation rows.
-fn measure(k: &Kernels, pool: &Pool, t: QuantType, data: &[u8], rows: usize, n: usize) -> f64 {
+/// Activations for one type: `n` rows.
+fn activations(k: &Kernels, pool: &Pool, t: QuantType, n: usize) -> Activations {
     let x: Vec<f32> = (0..n * COLS).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
     let mut a = Activations::new(n, COLS, k.mode());
     a.load(pool, k, &x, n, COLS, &[t]);
+    a
+}
+
+/// Seconds of one product of all rows of `data` with `n` activation rows.
+fn measure(k: &Kernels, pool: &Pool, t: QuantType, data: &[u8], rows: usize, n: usize) -> f64 {
+    let a = activations(k, pool, t, n);
     let mut out = vec![0.0; n * rows];
     let w = Matrix::whole(t, rows, COLS, data);
-    best(|| k.matmul(pool, &w, &a, std::hint::black_box(&mut out)))
+    best(|| k.matmul(pool, &w, &a, black_box(&mut out)))
+}
+
+/// GB/s of adding up `data` with all threads, in pieces as large as those that a product is shared in.
+fn plain_read(pool: &Pool, data: &[u8]) -> f64 {
+    let pieces: Vec<&[u8]> = data.chunks(128 << 10).collect();
+    let sum = |piece: &[u8]| piece.as_chunks::<8>().0.iter().fold(0u64, |sum, b| sum.wrapping_add(u64::from_le_bytes(*b)));
+    let seconds = best(|| {
+        pool.run(pieces.len(), &|i, _| {
+            black_box(sum(pieces[i]));
+        })
+    });
+    data.len() as f64 / seconds / 1e9
+}
+
+/// What is counted: nothing but the product runs inside.
+#[inline(never)]
+fn counted_product(k: &Kernels, pool: &Pool, w: &Matrix<'_>, a: &Activations, out: &mut [f32]) {
+    k.matmul(pool, w, a, out);
+}
+
+fn count(t: QuantType, set: KernelSet) {
+    let pool = Pool::new(1);
+    let Some(k) = Kernels::with_set(set, ActivationMode::Int8) else {
+        eprintln!("this machine does not run {set:?}");
+        std::process::exit(1);
+    };
+    let (data, rows) = weights(t, t.row_bytes(COLS).unwrap_or(1) * COUNTED_ROWS);
+    let a = activations(&k, &pool, t, 1);
+    let mut out = vec![0.0; rows];
+    counted_product(&k, &pool, &Matrix::whole(t, rows, COLS, &data), &a, black_box(&mut out));
+    println!("{} {}: {rows} x {COLS}, first result {}", t.name(), k.name(), out[0]);
 }
 
 fn main() {
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    if let [flag, t, set] = &arguments[..]
+        && flag == "--count"
+    {
+        let set = SETS.into_iter().find(|s| format!("{s:?}").eq_ignore_ascii_case(set));
+        let (Some(t), Some(set)) = (QuantType::from_name(t), set) else {
+            eprintln!("--count TYPE scalar|avx2|avx512");
+            std::process::exit(2);
+        };
+        return count(t, set);
+    }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let (one, all) = (Pool::new(1), Pool::new(threads));
-    println!("{threads} threads, rows of {COLS} values\n");
-    println!("| type | mode | set | cache GB/s | memory GB/s | many GMAC/s |\n|---|---|---|---|---|---|");
-    for t in QUANTS.iter().map(|q| q.qtype).filter(|t| wanted.is_empty() || wanted.iter().any(|w| w == t.name())) {
-        let (small, small_rows) = weights(t, 700 << 10);
-        let (large, large_rows) = weights(t, 192 << 20);
-        for mode in [ActivationMode::Int8, ActivationMode::F32] {
-            if t.is_float() && mode == ActivationMode::Int8 {
-                continue; // the same as F32
-            }
-            for k in [KernelSet::Scalar, KernelSet::Avx2, KernelSet::Avx512, KernelSet::Neon]
-                .into_iter()
-                .filter_map(|s| Kernels::with_set(s, mode))
-            {
-                let cache = small.len() as f64 / measure(&k, &one, t, &small, small_rows, 1) / 1e9;
-                let memory = match k.set() {
-                    KernelSet::Scalar => "-".to_string(), // far from the limit of the memory
-                    _ => format!("{:.1}", large.len() as f64 / measure(&k, &all, t, &large, large_rows, 1) / 1e9),
-                };
-                let many = (64 * small_rows * COLS) as f64 / measure(&k, &all, t, &small, small_rows, 64) / 1e9;
-                println!("| {} | {mode:?} | {} | {cache:.1} | {memory} | {many:.1} |", t.name(), k.name());
-            }
+    let pools = [Pool::new(1), Pool::new(threads)];
+    let read = plain_read(&pools[1], &vec![1; SIZES[1]]);
+    println!("{threads} threads, rows of {COLS} values; plain read of {} MB: {read:.1} GB/s\n", SIZES[1] >> 20);
+    println!("| type | mode | set | cache GB/s | memory GB/s | of read | many GMAC/s |\n|---|---|---|---|---|---|---|");
+    for t in QUANTS.iter().map(|q| q.qtype).filter(|t| arguments.is_empty() || arguments.iter().any(|w| w == t.name())) {
+        rows_of(t, &pools, read);
+    }
+}
+
+/// The rows of one type.
+fn rows_of(t: QuantType, [one, all]: &[Pool; 2], read: f64) {
+    let [(small, small_rows), (large, large_rows)] = SIZES.map(|bytes| weights(t, bytes));
+    for mode in [ActivationMode::Int8, ActivationMode::F32] {
+        if t.is_float() && mode == ActivationMode::Int8 {
+            continue; // the same as F32
+        }
+        for k in SETS.into_iter().filter_map(|s| Kernels::with_set(s, mode)) {
+            let cache = small.len() as f64 / measure(&k, one, t, &small, small_rows, 1) / 1e9;
+            let memory = match k.set() {
+                KernelSet::Scalar => "- | -".to_string(), // far from the limit of the memory
+                _ => {
+                    let speed = large.len() as f64 / measure(&k, all, t, &large, large_rows, 1) / 1e9;
+                    format!("{speed:.1} | {:.0}%", 100.0 * speed / read)
+                }
+            };
+            let many = (64 * small_rows * COLS) as f64 / measure(&k, all, t, &small, small_rows, 64) / 1e9;
+            println!("| {} | {mode:?} | {} | {cache:.1} | {memory} | {many:.1} |", t.name(), k.name());
         }
     }
 }

@@ -5,6 +5,9 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+mod mixed;
+pub use mixed::{Mixed, write_mixed_gguf};
+
 /// Words of the toy vocabulary: 256 bytes, five merges, three specials.
 pub const VOCAB: usize = 264;
 const HIDDEN: usize = 32;
@@ -190,9 +193,14 @@ pub fn write_dense_gguf(path: &Path) -> io::Result<()> {
 
 /// The same model with more layers.
 pub fn write_deep_gguf(path: &Path, layers: usize) -> io::Result<()> {
+    write_gguf(path, layers, VOCAB, vocabulary())
+}
+
+/// The toy vocabulary as GGUF has it.
+fn vocabulary() -> impl Iterator<Item = (String, Value)> {
     let text = |s: &str| Value::Text(s.into());
     let kinds = (0..VOCAB).map(|i| if i < VOCAB - SPECIALS.len() { 1 } else { 3 }).collect();
-    let vocabulary = [
+    let pairs = [
         ("tokenizer.ggml.model", text("gpt2")),
         ("tokenizer.ggml.pre", text("gpt-2")),
         ("tokenizer.ggml.tokens", Value::Texts(tokens())),
@@ -200,7 +208,7 @@ pub fn write_deep_gguf(path: &Path, layers: usize) -> io::Result<()> {
         ("tokenizer.ggml.merges", Value::Texts(MERGES.iter().map(|(a, b)| format!("{a} {b}")).collect())),
         ("tokenizer.ggml.eos_token_id", Value::U32(263)),
     ];
-    write_gguf(path, layers, VOCAB, vocabulary.map(|(key, value)| (key.to_string(), value)))
+    pairs.into_iter().map(|(key, value)| (key.to_string(), value))
 }
 
 /// The same model around another vocabulary of `vocab` tokens.
@@ -240,35 +248,50 @@ fn write_gguf(path: &Path, layers: usize, vocab: usize, vocabulary: impl IntoIte
         ];
         tensors.extend(of_layer.map(|(name, rows, cols)| (format!("blk.{layer}.{name}.weight"), rows, cols)));
     }
+    let mut random = Random(1);
+    let stored = tensors.into_iter().map(|(name, rows, cols)| {
+        let dims = if rows == 0 { vec![cols] } else { vec![cols, rows] };
+        let mut bytes = Vec::new();
+        put_tensor(&mut bytes, rows, cols, &mut random);
+        Stored { name, dims, code: if rows == 0 { 0 } else { 8 }, bytes }
+    });
+    fs::write(path, gguf_bytes(&pairs, &stored.collect::<Vec<_>>()))
+}
+
+/// A tensor of a GGUF file; the first dimension is the row's.
+struct Stored {
+    name: String,
+    dims: Vec<usize>,
+    /// GGUF's type id.
+    code: u32,
+    bytes: Vec<u8>,
+}
+
+/// A GGUF v3 file.
+fn gguf_bytes(pairs: &[(String, Value)], tensors: &[Stored]) -> Vec<u8> {
     let mut file = b"GGUF".to_vec();
     file.extend_from_slice(&3u32.to_le_bytes());
     file.extend_from_slice(&(tensors.len() as u64).to_le_bytes());
     file.extend_from_slice(&(pairs.len() as u64).to_le_bytes());
-    for (key, value) in &pairs {
+    for (key, value) in pairs {
         put_text(&mut file, key);
         put_value(&mut file, value);
     }
     let mut offset = 0u64;
-    for (name, rows, cols) in tensors.iter().map(|(name, rows, cols)| (name, *rows, *cols)) {
-        put_text(&mut file, name);
-        let dims: Vec<u64> = if rows == 0 { vec![cols as u64] } else { vec![cols as u64, rows as u64] };
-        file.extend_from_slice(&(dims.len() as u32).to_le_bytes());
-        dims.iter().for_each(|d| file.extend_from_slice(&d.to_le_bytes()));
-        file.extend_from_slice(&(if rows == 0 { 0u32 } else { 8 }).to_le_bytes());
+    for tensor in tensors {
+        put_text(&mut file, &tensor.name);
+        file.extend_from_slice(&(tensor.dims.len() as u32).to_le_bytes());
+        tensor.dims.iter().for_each(|&d| file.extend_from_slice(&(d as u64).to_le_bytes()));
+        file.extend_from_slice(&tensor.code.to_le_bytes());
         file.extend_from_slice(&offset.to_le_bytes());
-        offset += tensor_bytes(rows, cols).next_multiple_of(32) as u64;
+        offset += tensor.bytes.len().next_multiple_of(32) as u64;
     }
     file.resize(file.len().next_multiple_of(32), 0);
-    let mut random = Random(1);
-    for &(_, rows, cols) in &tensors {
-        put_tensor(&mut file, rows, cols, &mut random);
+    for tensor in tensors {
+        file.extend_from_slice(&tensor.bytes);
         file.resize(file.len().next_multiple_of(32), 0);
     }
-    fs::write(path, file)
-}
-
-fn tensor_bytes(rows: usize, cols: usize) -> usize {
-    if rows == 0 { cols * 4 } else { rows * cols / 32 * 34 }
+    file
 }
 
 /// A norm (`rows == 0`, f32 near one) or a Q8_0 matrix.
