@@ -19,8 +19,8 @@ const MIB: u64 = 1 << 20;
 const PROCESS_BYTES: u64 = 16 * MIB;
 /// Page cache that reads through it hold at once: a piece for each reader thread. (Direct reads need none; which of the two is not known here.)
 const READ_BYTES: u64 = READERS as u64 * PIECE_BYTES as u64;
-/// Slots for guesses: as many experts as a fast drive reads while a layer's mixer runs.
-const STAGING: u32 = 8;
+/// Slots for guesses: two layers of most models.
+const STAGING: u32 = 16;
 /// See [`tokenizer_bytes`].
 const TOKENIZER_BYTES: u64 = 4 * MIB;
 /// See [`tokenizer_bytes`].

@@ -4,7 +4,7 @@
 //! depend on how many rows came with it.
 
 use crate::error::{Error, Result};
-use crate::model::{FfnLayer, Layer, MixerLayer, Model};
+use crate::model::{FfnLayer, MixerLayer, Model};
 use crate::scratch::{Scratch, Step};
 use crate::state::{LayerState, Session};
 use crate::store::Store;
@@ -35,6 +35,7 @@ pub fn forward(
             rope.turn(step.position + row, turn);
         }
     }
+    look_ahead(model, 0, store, scratch, step)?;
     for (number, (layer, state)) in (0..).zip(model.layers.iter().zip(&mut session.layers)) {
         if step.cancel.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
@@ -64,9 +65,7 @@ pub fn forward(
             }
         }
         add(&mut scratch.x[..values], &scratch.out[..values]);
-        if let Some(next) = model.layers.get(number as usize + 1) {
-            look_ahead(next, number + 1, store, scratch, step)?;
-        }
+        look_ahead(model, number + 1, store, scratch, step)?;
     }
     store.enter(model.layers.len() as u32, step.pool)?;
     session.position += step.rows;
@@ -74,14 +73,24 @@ pub fn forward(
     Ok(())
 }
 
-/// While the next layer's mixer runs, nobody knows for sure what to read. Its router, asked about the residual stream as it is now, mostly does: the mixer
-/// changes the stream little.
-fn look_ahead(next: &Layer, number: u32, store: &mut Store, scratch: &mut Scratch, step: &Step) -> Result<()> {
-    let (FfnLayer::Routed(ffn), true) = (&next.ffn, store.looks_ahead() && store.has_layer(number)) else { return Ok(()) };
-    let values = step.rows * ffn.shape.hidden;
-    next.ffn_norm.apply_rows(step, &scratch.x[..values], &mut scratch.normed[..values]);
-    let guesses = ffn.guess(step, store, scratch);
-    store.look_ahead(number, scratch.ahead[..guesses].iter().map(|c| c.0))
+/// Layers ahead of which experts are read on a guess.
+const LOOK_AHEAD: usize = 2;
+
+/// While a mixer runs, nobody knows for sure what to read next. The routers of the layers from `first` on, asked about the residual stream as it is now, mostly
+/// do: mixers change the stream little. The second of them is asked only if the drive would soon be idle.
+fn look_ahead(model: &Model, first: u32, store: &mut Store, scratch: &mut Scratch, step: &Step) -> Result<()> {
+    let near = (first..).zip(model.layers.iter().skip(first as usize)).take(LOOK_AHEAD);
+    for (number, layer) in near {
+        let FfnLayer::Routed(ffn) = &layer.ffn else { continue };
+        if !store.looks_ahead() || !(ffn.coarse.is_some() || store.has_layer(number)) || number > first && !store.reads_little_ahead() {
+            return Ok(());
+        }
+        let values = step.rows * ffn.shape.hidden;
+        layer.ffn_norm.apply_rows(step, &scratch.x[..values], &mut scratch.normed[..values]);
+        let guesses = ffn.guess(step, store, scratch);
+        store.look_ahead(number, scratch.ahead[..guesses].iter().map(|c| c.0))?;
+    }
+    Ok(())
 }
 
 /// Logits of some rows of the step that [`forward`] ran last, a few at a time; `sink` gets the row and its `vocab` logits.

@@ -1,6 +1,7 @@
 //! The model ready to run: every tensor found once and kept by handle, every small tensor decoded to f32 once.
 
 use crate::error::{Error, Result};
+use crate::ffn::coarse::CoarseRouter;
 use crate::ffn::dense::DenseFfn;
 use crate::ffn::routed::{self, RoutedFfn, Shared};
 use crate::kernels::Pool;
@@ -138,11 +139,15 @@ fn is_small(role: Role, rows: u32) -> bool {
     role == Role::DeltaConv || (rows == 1 && !matches!(role, Role::DeltaA | Role::DeltaB | Role::Router | Role::Embedding | Role::Head))
 }
 
-/// Bytes of all tensors that [`Model::load`] decodes; saturates.
+/// Bytes of all tensors that [`Model::load`] decodes, and of the routers' copies; saturates.
 pub fn decoded_bytes(manifest: &Manifest) -> u64 {
     let places = manifest.trunk.iter().flatten().chain(&manifest.head);
-    let small = places.filter(|p| is_small(p.role, p.rows));
-    small.fold(0u64, |sum, p| sum.saturating_add((p.rows as u64).saturating_mul(p.cols as u64 * size_of::<f32>() as u64)))
+    places.fold(0u64, |sum, p| {
+        let (rows, cols) = (p.rows as u64, p.cols as u64);
+        let copy = if p.role == Role::Router { CoarseRouter::bytes(rows, cols) } else { 0 };
+        let values = if is_small(p.role, p.rows) { rows.saturating_mul(cols * size_of::<f32>() as u64) } else { 0 };
+        sum.saturating_add(copy).saturating_add(values)
+    })
 }
 
 impl Model {
@@ -293,6 +298,7 @@ fn load_routed(run: Run, layer: u32, r: &Routed, types: [QuantType; 3], hidden: 
         layer,
         router: r.router.clone(),
         logits: run.find(Role::Router)?,
+        coarse: CoarseRouter::new(&run.values(Role::Router)?, hidden),
         types,
         activation: r.expert.activation,
         shared,

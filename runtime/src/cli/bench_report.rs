@@ -6,6 +6,7 @@ use crate::bench::Phase;
 use crate::bench::stats::{median, percentile};
 use crate::engine::Engine;
 use crate::memory::show_bytes;
+use crate::store::Pace;
 use serde_json::{Map, Value, json};
 
 /// Phases of one run; `None` for those that were not asked for.
@@ -120,7 +121,12 @@ impl Report {
         self.memory = report::memory(engine);
         self.settings.insert("context".into(), engine.context().into());
         self.settings.insert("threads".into(), engine.threads().into());
-        self.settings.insert("io".into(), engine.stats().backend.into());
+        let stats = engine.stats();
+        self.settings.insert("io".into(), stats.backend.into());
+        let pace = |p: Pace| json!({"request_bytes": p.request, "in_flight_bytes": p.in_flight});
+        self.settings.insert("pace".into(), pace(stats.pace));
+        let curve = stats.curve.iter().map(|s| json!({"pace": pace(s.pace), "bytes_per_second": s.rate.round()}));
+        self.settings.insert("drive".into(), curve.collect());
         self.settings.insert("kernels".into(), engine.kernels().name().into());
     }
 
@@ -161,13 +167,16 @@ impl Report {
         let setting =
             |key: &str| self.settings.get(key).map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_string)).unwrap_or_default();
         let memory = |key: &str| self.memory.get(key).and_then(Value::as_u64).unwrap_or(0);
+        let size = |key: &str| self.settings.get("pace").and_then(|p| p.get(key)?.as_u64()).map_or_else(|| "?".into(), show_bytes);
         format!(
-            "{}\n{}\nMedians of {} · {} threads · {} · {} · tokens: {} · {} of {} experts in the window · peak RAM {} of {}\n",
+            "{}\n{}\nMedians of {} · {} threads · {}, {} requests, {} in flight · {} · tokens: {} · {} of {} experts in the window · peak RAM {} of {}\n",
             self.part(Table::Speed),
             self.part(Table::Bounds),
             self.runs.len(),
             setting("threads"),
             setting("io"),
+            size("request_bytes"),
+            size("in_flight_bytes"),
             setting("kernels"),
             setting("tokens"),
             memory("slots"),

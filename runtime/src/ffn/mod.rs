@@ -1,5 +1,6 @@
 //! Channel mixing: one file per mechanism.
 
+pub mod coarse;
 pub mod dense;
 pub mod picks;
 pub mod routed;

@@ -4,6 +4,7 @@
 //! are there already are computed, then the others as they arrive: an expert of one row slice by slice, of many rows when it is whole. Every (row, choice)
 //! has a place of its own for its output, and outputs are added in router order at the end: when and how experts came leaves no trace in the result.
 
+use super::coarse::CoarseRouter;
 use super::dense::DenseFfn;
 use super::picks::Picks;
 use super::{activate, router};
@@ -80,6 +81,8 @@ pub struct RoutedFfn {
     pub router: Router,
     /// `[experts, hidden]`.
     pub logits: TensorHandle,
+    /// The same in 8 bits, to guess with; `None` if it cannot be cut into blocks.
+    pub coarse: Option<CoarseRouter>,
     /// Element types of an expert's gate, up and down.
     pub types: [QuantType; 3],
     /// Activation of the experts.
@@ -126,12 +129,13 @@ impl RoutedFfn {
     }
 
     /// The choices that this layer would make if its input were `scratch.normed`, into `scratch.ahead`, the likeliest first; how many. Asked before the
-    /// layer's mixer has run, it is a guess, and only what it is sure of counts: see [`CERTAINTY`]. The layer's trunk is in memory ([`Store::has_layer`]).
+    /// layer's mixer has run, it is a guess, and only what it is sure of counts: see [`CERTAINTY`]. Without a coarse router the layer's trunk must be in
+    /// memory ([`Store::has_layer`]).
     pub fn guess(&self, step: &Step, store: &Store, scratch: &mut Scratch) -> usize {
         let Shape { hidden, experts, top_k, .. } = self.shape;
         let n = step.rows;
         let Scratch { arena, normed, input, ahead, .. } = scratch;
-        let w = store.tensor(self.logits);
+        let w = self.coarse.as_ref().map_or_else(|| store.tensor(self.logits), CoarseRouter::matrix);
         let logits = &mut arena[..n * experts];
         input.load(step.pool, step.kernels, &normed[..n * hidden], n, hidden, &[w.qtype]);
         step.kernels.matmul(step.pool, &w, input, logits);

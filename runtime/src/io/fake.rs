@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::time::Duration;
 
 use super::{Completion, DiskIo, IO_ALIGNMENT, Piece};
 
@@ -99,12 +100,20 @@ impl DiskIo for FakeDisk {
         false
     }
 
+    fn set_pace(&mut self, _bytes: usize) {}
+
     unsafe fn submit(&mut self, pieces: &[Piece]) -> io::Result<()> {
         for &piece in pieces {
             let delay = self.random() % (self.faults.delay as u64 + 1);
             self.in_flight.push_back((piece, self.now + delay));
         }
         Ok(())
+    }
+
+    fn recall(&mut self, tag: usize) -> bool {
+        // Sometimes too late, as with a real drive.
+        let at = self.in_flight.iter().position(|(p, _)| p.tag == tag).filter(|_| self.random() & 1 == 0);
+        at.is_some_and(|at| self.in_flight.remove(at).is_some())
     }
 
     fn poll(&mut self) -> io::Result<Option<Completion>> {
@@ -119,7 +128,7 @@ impl DiskIo for FakeDisk {
         let at = self.in_flight.iter().enumerate().filter(|(_, p)| p.1 < now).nth(pick).map_or(0, |(i, _)| i);
         let (piece, _) = self.in_flight.swap_remove_back(at).ok_or(io::ErrorKind::NotFound)?;
         let result = self.run(&piece);
-        Ok(Some(Completion { tag: piece.tag, result }))
+        Ok(Some(Completion { tag: piece.tag, result, took: Duration::ZERO }))
     }
 
     fn wait(&mut self) -> io::Result<Completion> {

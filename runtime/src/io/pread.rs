@@ -6,22 +6,22 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
+use super::lineup::Lineup;
 use super::{Completion, DEPTH, DiskIo, Piece, READERS};
 
 /// A worker calls one system call: the smallest stack that is safe everywhere.
 const STACK_BYTES: usize = 64 << 10;
 
-#[derive(Default)]
 struct Shared {
     state: Mutex<State>,
     work: Condvar,
     results: Condvar,
 }
 
-#[derive(Default)]
 struct State {
-    pieces: VecDeque<Piece>,
+    lineup: Lineup,
     done: VecDeque<Completion>,
     stop: bool,
 }
@@ -51,8 +51,9 @@ impl PreadPool {
 
     pub(super) fn with(file: Arc<File>, name: &'static str, after: AfterRead) -> io::Result<PreadPool> {
         let shared = Arc::new(Shared {
-            state: Mutex::new(State { pieces: VecDeque::with_capacity(DEPTH), done: VecDeque::with_capacity(DEPTH), stop: false }),
-            ..Shared::default()
+            state: Mutex::new(State { lineup: Lineup::default(), done: VecDeque::with_capacity(DEPTH), stop: false }),
+            work: Condvar::new(),
+            results: Condvar::new(),
         });
         let mut pool = PreadPool { name, shared, workers: Vec::with_capacity(READERS) };
         for i in 0..READERS {
@@ -75,19 +76,25 @@ fn work(file: &File, shared: &Shared, after: AfterRead) {
         if state.stop {
             return;
         }
-        let Some(piece) = state.pieces.pop_front() else {
+        let Some(piece) = state.lineup.send() else {
             state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
             continue;
         };
         drop(state);
+        let start = Instant::now();
         // SAFETY: by the contract of `DiskIo::submit` the memory is valid and ours until the completion below is taken or the pool is dropped, which
         // joins this thread. Its bytes are initialised: arenas are anonymous memory.
         let target = unsafe { std::slice::from_raw_parts_mut(piece.target, piece.length) };
         let result = file.read_at(target, piece.offset);
         after(file, piece.offset, piece.length);
         state = shared.lock();
-        state.done.push_back(Completion { tag: piece.tag, result });
+        state.lineup.landed(piece.length);
+        state.done.push_back(Completion { tag: piece.tag, result, took: start.elapsed() });
         shared.results.notify_one();
+        if state.lineup.may_go() {
+            // This thread takes the next piece; if the pace allows one more, another does.
+            shared.work.notify_one();
+        }
     }
 }
 
@@ -100,14 +107,22 @@ impl DiskIo for PreadPool {
         false
     }
 
+    fn set_pace(&mut self, bytes: usize) {
+        self.shared.lock().lineup.set_pace(bytes);
+    }
+
     unsafe fn submit(&mut self, pieces: &[Piece]) -> io::Result<()> {
-        self.shared.lock().pieces.extend(pieces);
+        self.shared.lock().lineup.push(pieces);
         if pieces.len() == 1 {
             self.shared.work.notify_one();
         } else {
             self.shared.work.notify_all();
         }
         Ok(())
+    }
+
+    fn recall(&mut self, tag: usize) -> bool {
+        self.shared.lock().lineup.recall(tag)
     }
 
     fn poll(&mut self) -> io::Result<Option<Completion>> {

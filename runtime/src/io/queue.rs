@@ -3,17 +3,16 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Completion, DEPTH, DiskIo, Histogram, IO_ALIGNMENT, PIECE_BYTES, Piece};
 use crate::window::arena::Lease;
 
 /// Waits before the second and third attempt after an I/O error.
 const RETRY_DELAYS: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(100)];
-/// Most pieces of guesses in flight: a layer of experts in slices. Nobody tops the queue up while a mixer runs, and most guesses are right, so that what
-/// a demand waits for behind them is what it would wait for anyway.
+/// Most pieces of guesses with the backend, so that a demand finds free cells. It overtakes those that the drive has not got yet.
 const AHEAD_DEPTH: usize = 48;
-/// Most pieces of streamed runs in flight, so that a demand finds free cells. 48 MiB are what a drive at 2.7 GB/s reads in 18 ms, longer than a layer computes.
+/// The same for streamed runs.
 const STREAM_DEPTH: usize = 48;
 /// A piece that is interrupted this often without any progress is taken for broken.
 const MAX_INTERRUPTIONS: u32 = 1000;
@@ -88,12 +87,11 @@ struct Cell {
     length: usize,
     interruptions: u32,
     failures: usize,
-    started: Option<Instant>,
 }
 
 impl Default for Cell {
     fn default() -> Self {
-        Cell { run: None, urgency: Urgency::Demand, start: 0, length: 0, interruptions: 0, failures: 0, started: None }
+        Cell { run: None, urgency: Urgency::Demand, start: 0, length: 0, interruptions: 0, failures: 0 }
     }
 }
 
@@ -106,7 +104,7 @@ pub struct QueueStats {
     pub requests: u64,
     /// Requests repeated after an error.
     pub retries: u64,
-    /// Microseconds from the start of a piece to the moment when its completion was seen.
+    /// Microseconds that the drive had a piece.
     pub latency: Histogram,
     /// Bytes of a piece.
     pub sizes: Histogram,
@@ -214,9 +212,36 @@ impl Queue {
         }
     }
 
-    /// Decides about the runs that are read ahead and of which no byte was asked for yet. What is given up comes back through `dropped`; what is
+    /// At most `bytes` are with the drive at once from here on; see [`DiskIo::set_pace`].
+    pub fn set_pace(&mut self, bytes: usize) {
+        self.io.set_pace(bytes);
+    }
+
+    /// Decides about the runs that are read ahead and that the drive has not got yet. What is given up comes back through `dropped`; what is
     /// partly on its way goes on.
     pub fn settle(&mut self, verdict: impl Fn(u64) -> Verdict, mut dropped: impl FnMut(u64, Lease)) {
+        for cell in 0..DEPTH {
+            let c = self.cells[cell];
+            let Some((id, run)) = c.run.and_then(|id| Some((id, self.runs[id].as_mut()?))) else { continue };
+            let whole = c.start == 0 && c.length == run.length;
+            let verdict = if c.urgency == Urgency::Ahead { verdict(run.tag) } else { Verdict::Keep };
+            let move_it = verdict == Verdict::Demand || verdict == Verdict::GiveUp && whole;
+            if !move_it || self.ready.contains(&cell) || !self.io.recall(cell) {
+                continue;
+            }
+            self.in_flight -= 1;
+            self.ahead_in_flight -= 1;
+            if verdict == Verdict::Demand {
+                run.urgency = Urgency::Demand;
+                self.cells[cell].urgency = Urgency::Demand;
+                self.ready.push(cell);
+            } else {
+                self.cells[cell] = Cell::default();
+                if let Some(done) = self.take(id) {
+                    dropped(done.tag, done.lease);
+                }
+            }
+        }
         for _ in 0..self.ahead.len() {
             let Some(id) = self.ahead.pop_front() else { break };
             let Some(run) = &mut self.runs[id] else { continue };
@@ -245,17 +270,14 @@ impl Queue {
         if self.ready.is_empty() {
             return Ok(());
         }
-        let now = Instant::now();
         for cell in self.ready.drain(..) {
-            let c = &mut self.cells[cell];
+            let c = &self.cells[cell];
             let Some(run) = c.run.and_then(|r| self.runs[r].as_ref()) else { continue };
-            c.started = Some(now);
             self.ahead_in_flight += usize::from(c.urgency == Urgency::Ahead);
             self.stream_in_flight += usize::from(c.urgency == Urgency::Stream);
-            self.stats.sizes.add(c.length as u64);
             // `read` checked that offset and lease cover the whole run, so neither sum leaves it.
             let target = run.lease.as_ptr().wrapping_add(c.start);
-            self.batch.push(Piece { tag: cell, offset: run.offset + c.start as u64, target, length: c.length });
+            self.batch.push(Piece { tag: cell, offset: run.offset + c.start as u64, target, length: c.length, urgency: c.urgency });
         }
         self.in_flight += self.batch.len();
         // SAFETY: each piece lies inside a lease that `runs` owns until all its pieces are complete (`complete` counts them); the lease is the only
@@ -264,7 +286,6 @@ impl Queue {
             self.broken = true;
             return Err(e);
         }
-        self.stats.requests += self.batch.len() as u64;
         Ok(())
     }
 
@@ -299,9 +320,9 @@ impl Queue {
         if let Some(cell) = self.cells.get(completion.tag) {
             self.ahead_in_flight -= usize::from(cell.urgency == Urgency::Ahead);
             self.stream_in_flight -= usize::from(cell.urgency == Urgency::Stream);
-            if let Some(started) = cell.started {
-                self.stats.latency.add(started.elapsed().as_micros() as u64);
-            }
+            self.stats.requests += 1;
+            self.stats.sizes.add(cell.length as u64);
+            self.stats.latency.add(completion.took.as_micros() as u64);
         }
         self.complete(completion.tag, completion.result);
     }
@@ -410,6 +431,9 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
+        for cell in (0..DEPTH).filter(|&c| self.cells[c].run.is_some() && !self.ready.contains(&c)) {
+            self.in_flight -= usize::from(!self.broken && self.io.recall(cell));
+        }
         while self.in_flight > 0 && !self.broken {
             match self.io.wait() {
                 Ok(_) => self.in_flight -= 1,

@@ -4,6 +4,7 @@
 //! What is there already is computed with meanwhile.
 
 mod expert;
+mod load;
 mod reader;
 mod replay;
 mod rows;
@@ -28,6 +29,7 @@ use crate::window::policy::{Key, Policy, Shape};
 use crate::window::{PlanError, ReadPlan, State, plan};
 use expert::LayerParts;
 pub use expert::{ExpertView, SliceView};
+pub use load::{Pace, Sample};
 use reader::{MAX_DELIVERIES, Reader};
 pub use replay::ReadLog;
 
@@ -35,6 +37,8 @@ pub use replay::ReadLog;
 const DECODE_ROWS: usize = 8;
 /// A prompt holds at most one part in this many of the window at a time.
 const PROMPT_SHARE: usize = 4;
+/// Experts being read ahead that keep a drive busy for a layer or longer.
+const AHEAD_ENOUGH: usize = 3;
 /// No fetch.
 const NONE: u32 = u32::MAX;
 
@@ -71,6 +75,10 @@ pub struct IoStats {
     pub latency: Histogram,
     /// Bytes of the pieces asked for.
     pub sizes: Histogram,
+    /// How the drive is read.
+    pub pace: Pace,
+    /// What the drive gave in each way that was tried; empty if there was too little to read.
+    pub curve: Vec<Sample>,
 }
 
 impl IoStats {
@@ -128,6 +136,7 @@ pub struct Store {
     warm: Vec<Key>,
     warming: usize,
     bench: replay::Bench,
+    curve: Vec<Sample>,
 }
 
 impl Store {
@@ -200,27 +209,10 @@ impl Store {
             warm: Vec::new(),
             warming: 0,
             bench: replay::Bench::default(),
+            curve: Vec::new(),
         };
         store.load_trunk(plan, pool)?;
         Ok(store)
-    }
-
-    /// Reads the runs that stay.
-    fn load_trunk(&mut self, plan: &MemoryPlan, pool: &Pool) -> Result<()> {
-        for (span, id) in TrunkMap::bundles(&self.pack.manifest).enumerate().filter(|&(run, _)| plan.holds_run(run)) {
-            let record = self.pack.index.get(id).map_err(|error| Error::Format { file: self.pack.path.clone(), error })?;
-            let read = self.io.read_run(&self.pack, &mut self.trunk, span, record, Urgency::Demand);
-            read.ok_or_else(|| lost(&self.pack, id))?;
-        }
-        let mut first_error = None;
-        while self.io.collect(&self.pack, pool, true)? {
-            while let Some(arrival) = self.io.next(&self.pack) {
-                self.trunk.restore(arrival.lease);
-                first_error = first_error.or(arrival.result.err());
-            }
-        }
-        self.trunk_bytes = self.io.queue.stats().bytes;
-        first_error.map_or(Ok(()), Err)
     }
 
     /// The pack.
@@ -325,6 +317,11 @@ impl Store {
         self.state.stages() && !self.bench.pretends()
     }
 
+    /// So little is being read ahead that the drive will soon be idle.
+    pub fn reads_little_ahead(&self) -> bool {
+        self.state.staged().filter(|&slot| self.slots.get(slot as usize).is_some_and(|s| s.fetch != NONE)).count() < AHEAD_ENOUGH
+    }
+
     /// Reads experts of a layer that will be wanted soon, as far as anybody can tell, the likeliest first: into slots of their own, so that
     /// a wrong guess evicts nothing, and only while nothing that is wanted for sure waits to be read.
     pub fn look_ahead(&mut self, layer: u32, experts: impl Iterator<Item = u32>) -> Result<()> {
@@ -369,11 +366,11 @@ impl Store {
             self.take_in_trunk(arrival);
             return None;
         }
-        let reader::Arrival { fetch, number, slice, lease, result, last } = arrival;
+        let reader::Arrival { fetch, number, delivery, lease, result, last } = arrival;
         self.window.restore(lease);
         let slot = self.slots.get_mut(fetch.span).filter(|s| s.fetch == number)?;
         if result.is_ok() {
-            slot.arrived |= 1 << slice;
+            slot.arrived |= bits(delivery * fetch.slices, fetch.slices);
         }
         if last {
             slot.fetch = NONE;
@@ -424,26 +421,32 @@ impl Store {
     /// Queues all deliveries of a bundle into a slot.
     fn fetch(&mut self, id: BundleId, slot: u32, urgency: Urgency) -> Result<()> {
         let record = self.pack.index.get(id).map_err(|error| Error::Format { file: self.pack.path.clone(), error })?;
-        let parts = self.parts.get(id.layer as usize).and_then(Option::as_ref);
-        let deliveries = parts.map_or(1, |p| deliveries(p, record));
+        let parts = self.parts.get(id.layer as usize).and_then(Option::as_ref).filter(|p| is_sliced(p, record));
+        let slices = parts.map_or(1, |p| p.slices(record));
+        let each = slices_per_read(record, slices, self.io.pace.request);
+        let deliveries = slices.div_ceil(each);
         let Some(entry) = self.slots.get_mut(slot as usize) else { return Err(lost(&self.pack, id)) };
-        let number = self.io.fetch(id, slot as usize, deliveries);
+        let number = self.io.fetch(id, slot as usize, deliveries, each);
         *entry = Slot { arrived: 0, fetch: number, warm: false };
-        for slice in 0..deliveries {
-            let part = parts.filter(|_| deliveries > 1).and_then(|p| p.slice_range(record, slice)).unwrap_or(0..record.length as usize);
+        for delivery in 0..deliveries {
+            let own = delivery * each..(delivery + 1) * each;
+            let ends = |p: &LayerParts| Some(p.slice_range(record, own.start)?.start..p.slice_range(record, own.end.min(slices) - 1)?.end);
+            let part = parts.filter(|_| deliveries > 1).and_then(ends).unwrap_or(0..record.length as usize);
             // Bytes stay out only when the backend broke while reading into them.
             let lease = self.window.lease_part(slot as usize, part.clone()).ok_or_else(|| lost(&self.pack, id))?;
-            self.io.deliver(number, record, slice, part.start as u64..part.end as u64, lease, urgency);
+            self.io.deliver(number, record, delivery, part.start as u64..part.end as u64, lease, urgency);
         }
         Ok(())
     }
 
     /// Guesses that turned out right become demands; of the others, what has not been started is given up.
     fn settle(&mut self) {
-        let (plan, slots) = (&self.read_plan, &self.slots);
+        let (plan, slots, state) = (&self.read_plan, &self.slots, &self.state);
         self.io.settle(|span| match slots.get(span) {
             _ if plan.asks_for(span as u32) => Verdict::Demand,
             Some(slot) if slot.warm => Verdict::Keep,
+            // A guess for a layer that is still to come.
+            _ if state.guessed_layer(span as u32).is_some_and(|layer| layer != plan.layer()) => Verdict::Keep,
             _ => Verdict::GiveUp,
         });
         while let Some((fetch, last, lease)) = self.io.next_dropped() {
@@ -478,9 +481,10 @@ impl Store {
     pub fn arrived(&self, layer: u32, expert: u32) -> Arrived {
         let slot = self.slot(layer, expert).and_then(|slot| self.slots.get(slot));
         match (self.bundle(layer, expert), slot) {
-            (Some((parts, record)), Some(slot)) if deliveries(parts, record) == parts.slices(record) => {
+            (Some((parts, record)), Some(slot)) if is_sliced(parts, record) => {
                 let (gate_up, down) = parts.masks(record);
-                Arrived { slices: if slot.fetch == NONE { gate_up | down } else { slot.arrived }, gate_up, down }
+                let all = gate_up | down;
+                Arrived { slices: if slot.fetch == NONE { all } else { slot.arrived & all }, gate_up, down }
             }
             _ => Arrived::default(),
         }
@@ -524,13 +528,29 @@ impl Store {
             registered: self.io.registered,
             latency: queue.latency.clone(),
             sizes: queue.sizes.clone(),
+            pace: self.io.pace,
+            curve: self.curve.clone(),
         }
     }
 }
 
-/// Deliveries of an expert's bundle.
-fn deliveries(parts: &LayerParts, record: &Record) -> usize {
-    Some(parts.slices(record)).filter(|&n| n <= MAX_DELIVERIES).unwrap_or(1)
+/// What of a bundle has arrived is told slice by slice; one cut finer than a word has bits comes as a whole.
+fn is_sliced(parts: &LayerParts, record: &Record) -> bool {
+    (1..=MAX_DELIVERIES).contains(&parts.slices(record))
+}
+
+/// How many of a bundle's `slices` are read with one request of about `request` bytes.
+fn slices_per_read(record: &Record, slices: usize, request: usize) -> usize {
+    let one = (record.length / slices.max(1) as u64).max(1);
+    // A request that would leave a rest shorter than half of it takes that too.
+    let each = (request as u64).saturating_mul(3) / 2 / one;
+    usize::try_from(each).unwrap_or(slices).clamp(1, slices.max(1))
+}
+
+/// `count` bits from `first` on.
+fn bits(first: usize, count: usize) -> u64 {
+    let low = |n: usize| if n >= u64::BITS as usize { u64::MAX } else { (1 << n) - 1 };
+    low(first + count) & !low(first)
 }
 
 fn lost(pack: &Pack, id: BundleId) -> Error {

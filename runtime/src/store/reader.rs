@@ -5,8 +5,9 @@ use std::ops::Range;
 
 use forebay_format::{BundleId, FormatError, Record};
 
+use super::Pace;
 use crate::error::{Error, Result};
-use crate::io::{DEPTH, Done, PIECE_BYTES, Queue, ReadError, Urgency, Verdict};
+use crate::io::{DEPTH, Done, Queue, ReadError, Urgency, Verdict};
 use crate::kernels::Pool;
 use crate::pack::Pack;
 use crate::window::arena::{Arena, Lease};
@@ -29,8 +30,10 @@ pub(crate) struct Fetch {
     left: u32,
     /// A delivery failed or was given up.
     pub spoiled: bool,
-    /// How it is cut; `None`: by slices, or not at all.
+    /// How it is cut; `None`: by slices.
     parts: Option<Parts>,
+    /// Slices to a delivery; the last may have fewer.
+    pub slices: usize,
 }
 
 /// Bytes of a bundle in one slice, cut at chunks of its sums, so that each part is checked by itself.
@@ -59,8 +62,8 @@ pub(crate) struct Arrival {
     pub fetch: Fetch,
     /// Number of the fetch.
     pub number: u32,
-    /// Slice of the bundle; 0 for a bundle in one piece.
-    pub slice: usize,
+    /// Which delivery.
+    pub delivery: usize,
     /// Its memory.
     pub lease: Lease,
     /// Its bytes are good, or why not.
@@ -80,6 +83,8 @@ struct Landed {
 /// A queue that checks what it reads.
 pub(crate) struct Reader {
     pub queue: Queue,
+    /// Sizes of requests; what is in flight is the queue's.
+    pub pace: Pace,
     /// Deliveries read again because a sum did not match.
     pub rereads: u64,
     /// The memory is registered with the kernel.
@@ -98,6 +103,7 @@ impl Reader {
     pub fn new(queue: Queue, fetches: usize) -> Reader {
         Reader {
             queue,
+            pace: Pace::default(),
             rereads: 0,
             registered: false,
             check: true,
@@ -108,9 +114,9 @@ impl Reader {
         }
     }
 
-    /// Opens a fetch of `deliveries` deliveries; each is queued with [`Reader::deliver`].
-    pub fn fetch(&mut self, id: BundleId, span: usize, deliveries: usize) -> u32 {
-        self.open(Fetch { id, span, left: deliveries as u32, spoiled: false, parts: None })
+    /// Opens a fetch of `deliveries` deliveries of `slices` slices each; each is queued with [`Reader::deliver`].
+    pub fn fetch(&mut self, id: BundleId, span: usize, deliveries: usize, slices: usize) -> u32 {
+        self.open(Fetch { id, span, left: deliveries as u32, spoiled: false, parts: None, slices })
     }
 
     fn open(&mut self, fetch: Fetch) -> u32 {
@@ -126,17 +132,17 @@ impl Reader {
         }
     }
 
-    /// Reads a whole bundle into a span, in pieces of about [`PIECE_BYTES`] that are checked as they arrive. The fetch; `None` if the memory is not there.
+    /// Reads a whole bundle into a span, in pieces of about the pace's request that are checked as they arrive. The fetch; `None` if the memory is not there.
     pub fn read_run(&mut self, pack: &Pack, arena: &mut Arena, span: usize, record: &Record, urgency: Urgency) -> Option<u32> {
         let layout = pack.index.layout(record);
         if layout.slices.len() == 1 {
             let chunk = (pack.superblock.chunk_bytes as u64).max(1);
             let finest = record.length.div_ceil(1 << DELIVERY_BITS);
-            let each = (PIECE_BYTES as u64).max(finest).next_multiple_of(chunk);
+            let each = (self.pace.request as u64).max(finest).next_multiple_of(chunk);
             return self.read_parts(arena, span, record, Parts { start: 0, end: record.length, each }, urgency);
         }
         let slices = Some(layout.slices.len()).filter(|&n| n <= 1 << DELIVERY_BITS).unwrap_or(1);
-        let number = self.fetch(record.id, span, slices);
+        let number = self.fetch(record.id, span, slices, 1);
         let whole = (slices == 1).then_some(0..record.length);
         for (slice, part) in whole.into_iter().chain(layout.slice_ranges()).take(slices).enumerate() {
             let lease = arena.lease_part(span, usize::try_from(part.start).ok()?..usize::try_from(part.end).ok()?)?;
@@ -156,7 +162,7 @@ impl Reader {
 
     fn read_parts(&mut self, arena: &mut Arena, span: usize, record: &Record, parts: Parts, urgency: Urgency) -> Option<u32> {
         let count = parts.count();
-        let number = self.open(Fetch { id: record.id, span, left: count as u32, spoiled: false, parts: Some(parts) });
+        let number = self.open(Fetch { id: record.id, span, left: count as u32, spoiled: false, parts: Some(parts), slices: 1 });
         for i in 0..count {
             let part = parts.part(i);
             let here = |at: u64| usize::try_from(at - parts.start).ok();
@@ -218,7 +224,11 @@ impl Reader {
             let whole = done.lease.len() as u64 >= record.length;
             let part = match fetch.parts {
                 Some(parts) => parts.part(slice),
-                None => pack.index.layout(record).slice_ranges().nth(slice).filter(|_| !whole).unwrap_or(0..record.length),
+                None => {
+                    let mut own = pack.index.layout(record).slice_ranges().skip(slice * fetch.slices).take(fetch.slices);
+                    let first = own.next().filter(|_| !whole);
+                    first.map_or(0..record.length, |first| first.start..own.last().map_or(first.end, |last| last.end))
+                }
             };
             self.landed.push(Landed { done, id: fetch.id, part, sums: Ok(()) });
         }
@@ -247,7 +257,7 @@ impl Reader {
             if fetch.left == 0 {
                 self.free.push(number);
             }
-            return Some(Arrival { fetch: *fetch, number, slice, lease: done.lease, result, last: fetch.left == 0 });
+            return Some(Arrival { fetch: *fetch, number, delivery: slice, lease: done.lease, result, last: fetch.left == 0 });
         }
     }
 }

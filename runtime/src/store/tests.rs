@@ -144,6 +144,7 @@ fn lasting_damage_is_an_error_that_names_the_bundle_and_spares_the_others() {
         (Faults { bad_sector: Some(at), ..Faults::default() }, 6, format!("layer 2 expert 7 at offset {}", record.offset + slice)),
     ] {
         let mut store = tiny.faulty(4, faults, 3).unwrap();
+        store.set_pace(SLICES);
         hold(&mut store, 2, &[1, 2]).unwrap();
         let error = hold(&mut store, 2, &[1, 7, 8]).unwrap_err();
         assert!(error.to_string().contains(&text), "{error}");
@@ -159,11 +160,16 @@ fn lasting_damage_is_an_error_that_names_the_bundle_and_spares_the_others() {
     }
 }
 
+/// Each slice is a request of its own.
+const SLICES: Pace = Pace { request: 1, in_flight: 1 << 16 };
+
 /// One sequence of requests, guesses and arrivals, on whatever store: experts come whole and right, in whatever order their slices do.
 fn requests_and_guesses(tiny: &TinyPack, store: &mut Store, seed: u64) {
     let pool = Pool::new(2);
     let mut random = Random(seed);
-    for _ in 0..60 {
+    let two = store.pack().index.get(BundleId::expert(0, 0)).unwrap().length as usize / 3;
+    for round in 0..60 {
+        store.set_pace([SLICES, Pace { request: two, in_flight: 1 << 20 }, Pace::default()][round / 20]);
         for layer in [0, 2] {
             let count = EXPERTS[layer as usize] as u64;
             let experts: Vec<u32> = (0..2).map(|_| random.below(count) as u32).collect();

@@ -6,6 +6,8 @@ pub mod policy;
 use policy::{Key, Policy, Purpose, Shape, Use};
 
 const NONE: u32 = u32::MAX;
+/// Victims that are found without sorting all candidates.
+const FEW: usize = 16;
 /// In place of a round: see [`ReadPlan::pin`].
 const PINNED: u64 = u64::MAX;
 
@@ -181,6 +183,17 @@ impl State {
         Some(staged.slot)
     }
 
+    /// The layer that a slot of the staging area holds a guess for.
+    pub fn guessed_layer(&self, slot: u32) -> Option<u32> {
+        let staged = self.staging.iter().find(|s| s.slot == slot && s.key != NONE)?;
+        self.shape.place(staged.key).map(|(layer, _)| layer)
+    }
+
+    /// Slots with guesses.
+    pub fn staged(&self) -> impl Iterator<Item = u32> + '_ {
+        self.staging.iter().filter(|s| s.key != NONE).map(|s| s.slot)
+    }
+
     /// What was guessed is not in its slot after all.
     pub fn unstage(&mut self, slot: u32) {
         if let Some(staged) = self.staging.iter_mut().find(|s| s.slot == slot) {
@@ -347,17 +360,28 @@ fn choose_victims(state: &State, count: usize, out: &mut ReadPlan) {
     if count == 0 {
         return;
     }
+    let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
     for (slot, &(key, key_layer)) in (0u32..).zip(&state.held) {
-        if key != NONE && out.kept[slot as usize] < out.keep_from {
-            out.victims.push((state.policy.wait(key, key_layer, out.layer, out.purpose), slot));
+        if key == NONE || out.kept[slot as usize] >= out.keep_from {
+            continue;
+        }
+        let candidate = (state.policy.wait(key, key_layer, out.layer, out.purpose), slot);
+        if count > FEW {
+            out.victims.push(candidate);
+        } else if out.victims.len() < count || out.victims.last().is_some_and(|last| order(&candidate, last).is_lt()) {
+            // Hardly any candidate gets here, so that decoding, with a few misses a layer, is spared the sorting.
+            let at = out.victims.partition_point(|v| order(v, &candidate).is_lt());
+            out.victims.truncate(count - 1);
+            out.victims.insert(at, candidate);
         }
     }
-    let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
-    if count < out.victims.len() {
-        out.victims.select_nth_unstable_by(count - 1, order);
+    if count > FEW {
+        if count < out.victims.len() {
+            out.victims.select_nth_unstable_by(count - 1, order);
+        }
+        out.victims.truncate(count);
+        out.victims.sort_unstable_by(order);
     }
-    out.victims.truncate(count);
-    out.victims.sort_unstable_by(order);
 }
 
 #[cfg(test)]

@@ -103,6 +103,10 @@ impl DiskIo for Broken {
     fn register(&mut self, _: &[(*mut u8, usize)]) -> bool {
         false
     }
+    fn set_pace(&mut self, _: usize) {}
+    fn recall(&mut self, _: usize) -> bool {
+        false
+    }
     unsafe fn submit(&mut self, _: &[Piece]) -> io::Result<()> {
         if self.submits { Ok(()) } else { Err(io::Error::other("no")) }
     }
