@@ -5,7 +5,7 @@ use crate::error::FormatError;
 use crate::layout::index::{BundleId, GLOBAL, Index, Kind, Record};
 use crate::layout::manifest::{CarriedTensor, ExpertPlace, ExpertSlice, Manifest, TensorPlace};
 use crate::layout::superblock::{Superblock, feature_names, hex};
-use crate::layout::{FEATURE_EXPERTS, FEATURE_NEURON_GROUPS, OPTIONAL_CARRIED, OPTIONAL_SOURCE};
+use crate::layout::{FEATURE_ALIASED, FEATURE_EXPERTS, FEATURE_NEURON_GROUPS, OPTIONAL_CARRIED, OPTIONAL_SOURCE};
 use crate::model::{Ffn, GatedFfn, Role};
 use crate::quant::QuantType;
 use crate::shapes::TensorShape;
@@ -68,6 +68,7 @@ pub fn check_superblock(superblock: &Superblock, manifest: &Manifest, index: &In
     }
     let bits = [
         ("experts", superblock.required & FEATURE_EXPERTS, manifest.experts.iter().any(Option::is_some)),
+        ("aliased bundles", superblock.required & FEATURE_ALIASED, index.aliased() > 0),
         ("carried tensors", superblock.optional & OPTIONAL_CARRIED, !manifest.carried.is_empty()),
         ("source section", superblock.optional & OPTIONAL_SOURCE, superblock.source.stored != 0),
     ];

@@ -56,6 +56,13 @@ pub fn summary(name: &str, r: &Reader) -> String {
     for u in &m.provenance.unused {
         line("", format!("left out: {}, {} tensors, {}", u.what, u.tensors, size(u.bytes)));
     }
+    for (key, value) in &m.provenance.notes {
+        line("note", format!("{key}: {value}"));
+    }
+    if r.index.aliased() > 0 {
+        let distinct = r.records().len() - r.index.aliased();
+        line("", format!("{} bundles share {distinct} places on disk: the file is smaller than the model", r.records().len()));
+    }
     line("ids", format!("pack {}  content {}", hex(&s.pack_id), hex(&s.content_id)));
     line("format", format!("{}.{}, alignment {}, chunks of {}", s.version.0, s.version.1, s.alignment, s.chunk_bytes));
     text

@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod plan;
 pub mod progress;
 pub mod source;
+pub mod synth;
 pub mod verify;
 pub mod write;
 

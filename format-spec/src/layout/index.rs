@@ -343,8 +343,8 @@ impl Index {
         b
     }
 
-    /// Decodes and validates the section: sizes, order, alignment, tiling, coverage, no overlap. `payload` is the
-    /// range of the file that runs may occupy.
+    /// Decodes and validates the section: sizes, order, alignment, tiling, coverage, no overlap but of experts that are one extent (see
+    /// [`Index::aliased`]). `payload` is the range of the file that runs may occupy.
     pub fn decode(b: &[u8], alignment: u32, chunk_bytes: u32, payload: Range<u64>) -> Result<Self, FormatError> {
         if b.len() < HEADER_BYTES {
             return Err(FormatError::Truncated { what: "index", need: HEADER_BYTES as u64, have: b.len() as u64 });
@@ -411,10 +411,24 @@ impl Index {
             spans.push((r.offset, end, r.id));
         }
         spans.sort_unstable();
-        match spans.windows(2).find(|w| w[0].1 > w[1].0) {
+        match spans.windows(2).find(|w| w[0].1 > w[1].0 && !self.share(w[0].2, w[1].2)) {
             Some(w) => Err(FormatError::invalid(w[1].2.to_string(), format!("overlaps {}", w[0].2))),
             None => Ok(()),
         }
+    }
+
+    /// Two experts of one layer are one extent: same place, length, slices and bytes. (Their sums differ, being bound to the expert.)
+    fn share(&self, a: BundleId, b: BundleId) -> bool {
+        let experts = a.kind == Kind::Expert && b.kind == Kind::Expert && a.layer == b.layer;
+        let (Ok(a), Ok(b)) = (self.get(a), self.get(b)) else { return false };
+        experts && (a.offset, a.length, a.layout, a.blake3) == (b.offset, b.length, b.layout, b.blake3)
+    }
+
+    /// Number of bundles that share their extent with one before them: 0 but in synthetic packs.
+    pub fn aliased(&self) -> usize {
+        let mut offsets: Vec<u64> = self.records.iter().map(|r| r.offset).collect();
+        offsets.sort_unstable();
+        offsets.windows(2).filter(|w| w[0] == w[1]).count()
     }
 }
 

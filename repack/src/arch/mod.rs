@@ -8,6 +8,7 @@ mod draft;
 mod gguf;
 mod head;
 mod hf;
+mod imagine;
 mod llama;
 mod metadata;
 mod mixtral;
@@ -28,6 +29,7 @@ use crate::error::Result;
 use crate::source::{Checkpoint, GgufValue, Meta};
 use forebay_format::layout::manifest::{Generation, Tokenizer, Unused};
 use forebay_format::model::{ModelSpec, Role};
+pub use imagine::imagine;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -189,7 +191,10 @@ fn binding(architecture: String, spec: ModelSpec, assembly: Assembly, speech: Sp
 /// `config.json` of the directory that the user named, or that holds the file the user named.
 fn config_file(named: &Path) -> PathBuf {
     match named.extension() {
-        Some(ext) if (ext == "safetensors" || ext == "json") && !named.is_dir() => named.with_file_name("config.json"),
+        _ if named.is_dir() => named.join("config.json"),
+        Some(ext) if ext == "safetensors" || named.to_string_lossy().ends_with(".index.json") => named.with_file_name("config.json"),
+        // An imagined checkpoint is its configuration.
+        Some(ext) if ext == "json" => named.to_path_buf(),
         _ => named.join("config.json"),
     }
 }

@@ -79,6 +79,27 @@ impl Names {
         found.map(|(_, suffix)| self.in_layer(layer, suffix))
     }
 
+    /// Names of a layer's expert matrices in the first form, with their shapes.
+    pub fn expert_tensors(&self, layer: usize, experts: u32, inner: u32, hidden: u32) -> Vec<(String, Vec<u32>)> {
+        let one = |name: &str, shape: &[u32]| (self.in_layer(layer, name), shape.to_vec());
+        match self.experts.first() {
+            None => Vec::new(),
+            Some(ExpertNames::Each([gate, up, down])) => {
+                let name = |part: &str, e: u32| part.replace("{}", &e.to_string());
+                let of_expert =
+                    |e| [one(&name(gate, e), &[inner, hidden]), one(&name(up, e), &[inner, hidden]), one(&name(down, e), &[hidden, inner])];
+                (0..experts).flat_map(of_expert).collect()
+            }
+            Some(ExpertNames::Stacked([gate, up, down])) => {
+                let part = [experts, inner, hidden];
+                vec![one(gate, &part), one(up, &part), one(down, &[experts, hidden, inner])]
+            }
+            Some(ExpertNames::GateUp([gate_up, down])) => {
+                vec![one(gate_up, &[experts, inner.saturating_mul(2), hidden]), one(down, &[experts, hidden, inner])]
+            }
+        }
+    }
+
     /// The layer whose tensor `name` is.
     pub fn layer_of(&self, name: &str) -> Option<u64> {
         let (number, _) = name.strip_prefix(&self.layer)?.split_once('.')?;

@@ -12,7 +12,7 @@ use forebay_format::layout::superblock::hex;
 use forebay_format::validate_pack::role_name;
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -30,6 +30,9 @@ pub struct Args {
     /// Print the plan and write nothing
     #[arg(long)]
     dry_run: bool,
+    /// Write a sparse file with everything but the weights, for `forebay plan`
+    #[arg(long, hide = true, conflicts_with_all = ["dry_run", "resume", "force"])]
+    outline: bool,
     /// Go on with an unfinished conversion
     #[arg(long)]
     resume: bool,
@@ -49,7 +52,10 @@ pub fn run(args: &Args, cancel: &AtomicBool) -> Result<()> {
     let binding = arch::bind(&checkpoint)?;
     let plan = Plan::new(&checkpoint, &binding, quantize)?;
     if args.dry_run {
-        return dry_run(&plan, args);
+        return dry_run(&plan, &args.source, &args.output, args.json);
+    }
+    if args.outline {
+        return write::outline::outline(&plan, &args.output);
     }
     plan.remarks.iter().for_each(|r| eprintln!("{r}"));
     let progress = Progress::new("converting", plan.payload_bytes());
@@ -67,7 +73,7 @@ pub fn run(args: &Args, cancel: &AtomicBool) -> Result<()> {
     let report = outcome?;
     let seconds = start.elapsed().as_secs_f64();
     let s = &report.superblock;
-    let experts: usize = plan.runs.iter().filter(|r| r.id.kind == Kind::Expert).count();
+    let experts: u32 = plan.runs.iter().filter(|r| r.id.kind == Kind::Expert).map(|r| r.copies).sum();
     if args.json {
         return print_json(&json!({
             "output": args.output, "bytes": s.file_bytes, "pack_id": hex(&s.pack_id), "content_id": hex(&s.content_id),
@@ -92,7 +98,7 @@ fn by_kind(plan: &Plan) -> BTreeMap<Kind, (u64, u64, u64)> {
     let mut kinds = BTreeMap::new();
     for r in &plan.runs {
         let (count, bytes, padding) = kinds.entry(r.id.kind).or_insert((0, 0, 0));
-        *count += 1;
+        *count += u64::from(r.copies);
         *bytes += r.length;
         *padding += r.length - r.used;
     }
@@ -108,7 +114,8 @@ fn types(plan: &Plan) -> BTreeMap<String, BTreeMap<&'static str, u64>> {
         add(role_name(p.role), p.qtype.name(), 1);
     }
     for (layer, place) in m.experts.iter().enumerate().filter_map(|(l, p)| Some((l, p.as_ref()?))) {
-        let count = plan.runs.iter().filter(|r| r.id.kind == Kind::Expert && r.id.layer as usize == layer).count() as u64;
+        let count = plan.runs.iter().filter(|r| r.id.kind == Kind::Expert && r.id.layer as usize == layer);
+        let count = count.map(|r| u64::from(r.copies)).sum();
         for (part, q) in [("expert_gate", place.gate), ("expert_up", place.up), ("expert_down", place.down)] {
             add(part.into(), q.name(), count);
         }
@@ -116,15 +123,16 @@ fn types(plan: &Plan) -> BTreeMap<String, BTreeMap<&'static str, u64>> {
     types
 }
 
-fn dry_run(plan: &Plan, args: &Args) -> Result<()> {
-    let paths = output::Paths::new(&args.output)?;
+/// Prints a plan.
+pub(super) fn dry_run(plan: &Plan, source: &Path, output: &Path, as_json: bool) -> Result<()> {
+    let paths = output::Paths::new(output)?;
     let need = plan.file_bytes_bound(0);
     let free = output::free_bytes(&paths.dir)?;
     let kinds = by_kind(plan);
     let m = &plan.manifest;
     let slices = m.experts.iter().flatten().next().map(|p| p.slices.len());
     let longest = |wanted: Kind| plan.runs.iter().filter(|r| r.id.kind == wanted).map(|r| r.length).max();
-    if args.json {
+    if as_json {
         let kinds: serde_json::Map<_, _> = kinds
             .iter()
             .map(|(k, (n, bytes, padding))| (kind_name(*k).into(), json!({ "runs": n, "bytes": bytes, "padding": padding })))
@@ -133,16 +141,11 @@ fn dry_run(plan: &Plan, args: &Args) -> Result<()> {
             "dry_run": true, "architecture": m.provenance.architecture, "quantize": plan.quantize.name(), "layers": m.trunk.len(),
             "pack_id": hex(&plan.pack_id), "bytes": need, "free_bytes": free, "kinds": kinds, "types": types(plan),
             "expert_bytes": longest(Kind::Expert), "expert_slices": slices, "unused": m.provenance.unused,
-            "carried": m.carried.iter().map(|c| &c.name).collect::<Vec<_>>(), "remarks": plan.remarks,
+            "carried": m.carried.iter().map(|c| &c.name).collect::<Vec<_>>(), "remarks": plan.remarks, "notes": m.provenance.notes,
         }));
     }
-    let mut text = format!(
-        "{}: {}, {} layers, --quantize {}\n",
-        args.source.display(),
-        m.provenance.architecture,
-        m.trunk.len(),
-        plan.quantize.name()
-    );
+    let mut text =
+        format!("{}: {}, {} layers, --quantize {}\n", source.display(), m.provenance.architecture, m.trunk.len(), plan.quantize.name());
     for (kind, (count, bytes, padding)) in &kinds {
         text += &format!("  {:<12} {count:>7} runs  {:>8}  padding {}\n", kind_name(*kind), size(*bytes), size(*padding));
     }
@@ -156,6 +159,9 @@ fn dry_run(plan: &Plan, args: &Args) -> Result<()> {
     }
     for r in &plan.remarks {
         text += &format!("{r}\n");
+    }
+    for (key, value) in &m.provenance.notes {
+        text += &format!("{key}: {value}\n");
     }
     let verdict = if free < need { "NOT ENOUGH" } else { "enough" };
     text += &format!("needs {} in {}, {} free: {verdict}\n", size(need), paths.dir.display(), size(free));

@@ -2,6 +2,7 @@
 
 mod convert;
 mod inspect;
+mod synth;
 mod verify;
 
 use crate::error::{Error, Result};
@@ -26,6 +27,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Check a pack, and that it equals its source
     Verify(verify::Args),
+    /// Write a pack of random weights with the shape of a model, to measure a machine with
+    Synth(synth::Args),
 }
 
 /// Parses the process's arguments, runs, and says how it went.
@@ -54,6 +57,7 @@ pub fn main() -> ExitCode {
         Command::Convert(args) => convert::run(&args, &cancel),
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args, &cancel),
+        Command::Synth(args) => synth::run(&args, &cancel),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -37,6 +37,8 @@ pub struct Run {
     pub used: u64,
     /// Position in [`Plan::layouts`].
     pub layout: u32,
+    /// Bundles that it is: experts `id.ordinal .. id.ordinal + copies` share it. 1 but in synthetic packs.
+    pub copies: u32,
 }
 
 /// Source ranges to destination ranges, and everything else that is known before a weight is read.
@@ -80,9 +82,14 @@ pub const WRITER: &str = "forebay-repack, writer 1";
 impl Plan {
     /// Plans the conversion. Fails if a type is not supported, or if the binding does not fit the tensors.
     pub fn new(checkpoint: &Checkpoint, binding: &Binding, quantize: Quantize) -> Result<Plan> {
+        Plan::aliased(checkpoint, binding, quantize, 1)
+    }
+
+    /// As [`Plan::new`], with `copies` experts of a layer in one extent (those that are left share one of their own). For synthetic packs.
+    pub fn aliased(checkpoint: &Checkpoint, binding: &Binding, quantize: Quantize, copies: u32) -> Result<Plan> {
         check_binding(checkpoint, binding)?;
         let mut layout = Runs::new(DEFAULT_ALIGNMENT);
-        let planner = Planner { checkpoint, quantize, layers: binding.trunk.len(), tied: binding.spec.tied_head };
+        let planner = Planner { checkpoint, quantize, copies, layers: binding.trunk.len(), tied: binding.spec.tied_head };
         let embedding = planner.places(&mut layout, BundleId::global(Kind::Embedding, 0), &binding.embedding)?;
         let mut trunk = Vec::with_capacity(binding.trunk.len());
         for (layer, bound) in (0u32..).zip(&binding.trunk) {
@@ -138,6 +145,11 @@ impl Plan {
         &self.layouts[run.layout as usize]
     }
 
+    /// Bundles that the runs are.
+    pub fn bundles(&self) -> u64 {
+        self.runs.iter().map(|r| r.copies as u64).sum()
+    }
+
     /// Bytes of weights, padding included.
     pub fn payload_bytes(&self) -> u64 {
         self.runs.iter().map(|r| r.length).sum()
@@ -168,8 +180,8 @@ impl Plan {
 
     /// An upper bound of the file's length; `metadata` is the size of the source's metadata.
     pub fn file_bytes_bound(&self, metadata: u64) -> u64 {
-        let chunks: u64 = self.runs.iter().map(|r| self.layout(r).chunk_count(self.chunk_bytes)).sum();
-        let index = chunks * 8 + self.runs.len() as u64 * 80 + self.layouts.len() as u64 * 512 + self.manifest.trunk.len() as u64 * 64;
+        let chunks: u64 = self.runs.iter().map(|r| self.layout(r).chunk_count(self.chunk_bytes) * r.copies as u64).sum();
+        let index = chunks * 8 + self.bundles() * 80 + self.layouts.len() as u64 * 512 + self.manifest.trunk.len() as u64 * 64;
         let manifest = serde_json::to_vec(&self.manifest).map_or(0, |j| j.len() as u64);
         self.payload_end + index + manifest + metadata + 8 * self.alignment as u64
     }
@@ -191,7 +203,7 @@ impl Runs {
     }
 
     /// Appends a run cut into `slices`, which are multiples of the alignment.
-    fn push(&mut self, id: BundleId, used: u64, slices: Vec<u64>) -> Result<()> {
+    fn push(&mut self, id: BundleId, used: u64, slices: Vec<u64>, copies: u32) -> Result<()> {
         let too_large = || Error::Unsupported { what: format!("{id}: its size"), hint: "it does not fit a 64-bit offset".into() };
         let length = slices.iter().try_fold(0u64, |n, &s| n.checked_add(s)).ok_or_else(too_large)?;
         let offset = self.end;
@@ -205,7 +217,7 @@ impl Runs {
                 n
             }
         };
-        self.runs.push(Run { id, offset, length, used, layout });
+        self.runs.push(Run { id, offset, length, used, layout, copies });
         Ok(())
     }
 }
@@ -246,6 +258,8 @@ fn check_binding(checkpoint: &Checkpoint, binding: &Binding) -> Result<()> {
 struct Planner<'a> {
     checkpoint: &'a Checkpoint,
     quantize: Quantize,
+    /// Experts in one extent.
+    copies: u32,
     layers: usize,
     tied: bool,
 }
@@ -295,7 +309,7 @@ impl Planner<'_> {
             places.push(TensorPlace { role, qtype, rows, cols, offset, tiling: Tiling::RowMajor, source });
         }
         let length = align_up(end, runs.alignment).unwrap_or(u64::MAX).max(runs.alignment);
-        runs.push(id, end, vec![length])?;
+        runs.push(id, end, vec![length], 1)?;
         Ok(places)
     }
 
@@ -329,8 +343,9 @@ impl Planner<'_> {
         let (slices, lengths) = slices::cut(&shape, runs.alignment).ok_or_else(|| self.malformed(tensor, "its size overflows".into()))?;
         // Cannot overflow: `cut` has computed the padded sizes.
         let used = inner as u64 * (shape.gate_row + shape.up_row) + hidden as u64 * shape.down_row;
-        for ordinal in 0..bound.len() as u32 {
-            runs.push(BundleId::expert(layer, ordinal), used, lengths.clone())?;
+        let count = bound.len() as u32;
+        for ordinal in (0..count).step_by(self.copies.max(1) as usize) {
+            runs.push(BundleId::expert(layer, ordinal), used, lengths.clone(), self.copies.max(1).min(count - ordinal))?;
         }
         let second = bound.get(1).unwrap_or(first);
         let name = |a: usize, b: usize| Ok(identity::pattern(&self.tensor(a)?.name, &self.tensor(b)?.name));
@@ -350,7 +365,7 @@ impl Planner<'_> {
             let bytes = matrix_bytes(qtype, tensor.rows(), tensor.cols()).filter(|&b| b > 0);
             let bytes = bytes.ok_or_else(|| self.malformed(tensor, "its size overflows or is zero".into()))?;
             let length = align_up(bytes, runs.alignment).ok_or_else(|| self.malformed(tensor, "its size overflows".into()))?;
-            runs.push(BundleId::global(Kind::Carried, ordinal), bytes, vec![length])?;
+            runs.push(BundleId::global(Kind::Carried, ordinal), bytes, vec![length], 1)?;
             out.push(CarriedTensor { name: tensor.name.clone(), qtype, shape: tensor.shape.clone() });
         }
         Ok(out)

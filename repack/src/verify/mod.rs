@@ -9,7 +9,7 @@ use crate::write::buffer::AlignedBuf;
 use crate::write::fill::{Origin, Scratch};
 use crate::write::pieces::{self, Chunks, Digest, Ledger, Piece};
 use crate::write::{Watch, pool};
-use forebay_format::{Index, Manifest, Record, Superblock};
+use forebay_format::{BundleId, Index, Manifest, Record, Superblock};
 use rustix::fs::{Advice, fadvise};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -81,7 +81,7 @@ pub fn verify(path: &Path, depth: &Depth, threads: usize, cancel: &AtomicBool, w
     let Some(index) = &pack.index else { return Ok(findings) };
     findings.bundles_total = index.records().len();
     let mut records: Vec<&Record> = index.records().iter().collect();
-    records.sort_unstable_by_key(|r| r.offset);
+    records.sort_unstable_by_key(|r| (r.offset, r.id.ordinal));
     match depth {
         Depth::Quick => return Ok(findings),
         Depth::Sample { share } => records = sample(records, seed.unwrap_or(0), *share),
@@ -97,15 +97,38 @@ pub fn verify(path: &Path, depth: &Depth, threads: usize, cancel: &AtomicBool, w
         },
         _ => None,
     };
-    let check = Check { pack: &pack, index, records: &records, origin: origin.as_ref() };
+    let (bundles, extents) = (records.len(), extents(&records));
+    let check = Check { pack: &pack, index, extents: &extents, origin: origin.as_ref() };
     check.kept_types(&mut findings.problems);
     check.run(threads, cancel, watch, &mut findings.problems)?;
     if let Some((origin, _)) = &origin {
         origin.check_unchanged()?;
     }
-    findings.bundles = records.len();
-    findings.bytes = records.iter().map(|r| r.length).sum();
+    findings.bundles = bundles;
+    findings.bytes = extents.iter().map(|e| e.record.length).sum();
     Ok(findings)
+}
+
+/// Bytes that are looked at once: a bundle, or experts in a row that share their place.
+struct Extent<'a> {
+    /// The first of them.
+    record: &'a Record,
+    /// How many.
+    copies: u32,
+}
+
+/// Extents of records that are sorted by place.
+fn extents<'a>(records: &[&'a Record]) -> Vec<Extent<'a>> {
+    let mut extents: Vec<Extent> = Vec::with_capacity(records.len());
+    for &record in records {
+        match extents.last_mut() {
+            Some(e) if e.record.offset == record.offset && e.record.id.ordinal.checked_add(e.copies) == Some(record.id.ordinal) => {
+                e.copies += 1;
+            }
+            _ => extents.push(Extent { record, copies: 1 }),
+        }
+    }
+    extents
 }
 
 /// Seed of a sample: the same pack is always sampled in the same places.
@@ -149,13 +172,13 @@ enum Seen {
 struct Check<'a> {
     pack: &'a Pack,
     index: &'a Index,
-    records: &'a [&'a Record],
+    extents: &'a [Extent<'a>],
     origin: Option<&'a (Origin<'a>, Plan)>,
 }
 
 impl Check<'_> {
     fn run(&self, threads: usize, cancel: &AtomicBool, watch: &dyn Watch, problems: &mut Vec<Problem>) -> Result<()> {
-        let pieces = pieces::cut(self.records.iter().map(|r| r.length));
+        let pieces = pieces::cut(self.extents.iter().map(|e| (e.record.length, e.copies)));
         let mut ledger = Ledger::default();
         // Problems of the bundle at hand; one line each, however many of its pieces are bad.
         let mut found: BTreeMap<u64, String> = BTreeMap::new();
@@ -166,7 +189,7 @@ impl Check<'_> {
             |worker: &mut Worker, i| self.look(worker, &pieces[i]),
             |i, seen| {
                 let piece = &pieces[i];
-                let record = self.records[piece.run];
+                let Extent { record, copies } = self.extents[piece.run];
                 watch.advance(piece.range.end - piece.range.start);
                 let digest = match seen {
                     Seen::Unreadable(why) => {
@@ -189,7 +212,8 @@ impl Check<'_> {
                     }
                     let lines: Vec<String> = std::mem::take(&mut found).into_values().collect();
                     if !lines.is_empty() {
-                        problems.push(Problem { place: record.id.to_string(), why: lines.join("; ") });
+                        let others = if copies > 1 { format!(" and {} more in its place", copies - 1) } else { String::new() };
+                        problems.push(Problem { place: format!("{}{others}", record.id), why: lines.join("; ") });
                     }
                 }
                 Ok(())
@@ -198,7 +222,7 @@ impl Check<'_> {
     }
 
     fn look(&self, worker: &mut Worker, piece: &Piece) -> Result<Seen> {
-        let record = self.records[piece.run];
+        let record = self.extents[piece.run].record;
         let layout = self.index.layout(record);
         let superblock = &self.pack.superblock;
         let chunks = Chunks::starting_in(&piece.range, layout, superblock.chunk_bytes);
@@ -234,8 +258,12 @@ impl Check<'_> {
     fn bad_chunk(&self, record: &Record, piece: &Piece, digest: &Digest) -> Option<(u64, u64)> {
         let chunk_bytes = self.pack.superblock.chunk_bytes;
         let chunks = Chunks::starting_in(&piece.range, self.index.layout(record), chunk_bytes);
-        let stored = self.index.sums(record, chunk_bytes).get(chunks.first as usize..)?;
-        let bad = digest.sums.iter().zip(stored).position(|(a, b)| a != b)?;
+        let wrong = |(copy, computed): (u32, &[u64])| {
+            let id = BundleId { ordinal: record.id.ordinal + copy, ..record.id };
+            let stored = self.index.sums(self.index.get(id).ok()?, chunk_bytes).get(chunks.first as usize..)?;
+            computed.iter().zip(stored).position(|(a, b)| a != b)
+        };
+        let bad = (0..piece.copies).zip(digest.sums.chunks_exact(chunks.ranges.len().max(1))).find_map(wrong)?;
         let range = chunks.ranges.get(bad)?;
         Some((record.offset + range.start, record.offset + range.end))
     }

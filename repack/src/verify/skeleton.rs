@@ -113,6 +113,8 @@ fn gaps(file: &File, file_bytes: u64, superblock: &Superblock, index: &Index, pr
     parts.extend(superblock.sections().iter().filter(|(_, s)| s.stored > 0).map(|(_, s)| (s.offset, s.offset + s.stored)));
     parts.extend(index.records().iter().map(|r| (r.offset, r.offset + r.length)));
     parts.sort_unstable();
+    // Experts of an aliased pack share their place.
+    parts.dedup();
     let mut buffer = vec![0; 64 << 10];
     for pair in parts.windows(2) {
         let (mut at, end) = (pair[0].1, pair[1].0);

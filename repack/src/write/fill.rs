@@ -16,6 +16,25 @@ pub struct Origin<'a> {
     files: Vec<File>,
 }
 
+/// Where the bytes of a pack come from.
+pub trait Content: Sync {
+    /// Fills `out` with bytes `range` of a run.
+    fn fill(&self, plan: &Plan, run: &Run, range: Range<u64>, out: &mut [u8], scratch: &mut Scratch) -> Result<()>;
+
+    /// Fails with [`Error::SourceChanged`] if they come from something that has changed meanwhile.
+    fn check_unchanged(&self) -> Result<()>;
+}
+
+impl Content for Origin<'_> {
+    fn fill(&self, plan: &Plan, run: &Run, range: Range<u64>, out: &mut [u8], scratch: &mut Scratch) -> Result<()> {
+        Origin::fill(self, plan, run, range, out, scratch)
+    }
+
+    fn check_unchanged(&self) -> Result<()> {
+        Origin::check_unchanged(self)
+    }
+}
+
 /// Room for one row on its way from one type to another. One for each thread.
 #[derive(Default)]
 pub struct Scratch {

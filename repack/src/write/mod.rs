@@ -6,6 +6,7 @@ pub mod buffer;
 pub mod fill;
 pub mod journal;
 pub mod media;
+pub mod outline;
 pub mod output;
 pub mod pieces;
 pub mod pool;
@@ -15,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::source::{Checkpoint, Meta};
 use buffer::AlignedBuf;
-use fill::{Origin, Scratch};
+use fill::{Content, Origin, Scratch};
 use forebay_format::Superblock;
 use forebay_format::layout::SUPERBLOCK_BYTES;
 use forebay_format::layout::source::NamedBytes;
@@ -92,10 +93,30 @@ pub fn convert(checkpoint: &Checkpoint, plan: &Plan, out: &Path, options: &Optio
     }
     let origin = Origin::open(checkpoint)?;
     let metadata = metadata(checkpoint, &origin)?;
+    write(checkpoint, &origin, &metadata, plan, paths, options)
+}
+
+/// Writes a pack whose weights are made up: `out` as `plan` says, filled by `content`. `checkpoint` has no weight files.
+pub fn make_up(checkpoint: &Checkpoint, content: &dyn Content, plan: &Plan, out: &Path, options: &Options) -> Result<Report> {
+    let paths = Paths::new(out)?;
+    if let Some(report) = refuse_existing(plan, &paths, options)? {
+        return Ok(report);
+    }
+    write(checkpoint, content, &small_files(checkpoint), plan, paths, options)
+}
+
+fn write(
+    checkpoint: &Checkpoint,
+    content: &dyn Content,
+    metadata: &[NamedBytes],
+    plan: &Plan,
+    paths: Paths,
+    options: &Options,
+) -> Result<Report> {
     let partial = Partial::open(&paths)?;
     let job = Job {
         plan,
-        origin,
+        content,
         paths,
         partial,
         options,
@@ -103,7 +124,7 @@ pub fn convert(checkpoint: &Checkpoint, plan: &Plan, out: &Path, options: &Optio
         id: plan_id(plan, checkpoint),
         bypass: AtomicBool::new(true),
     };
-    let outcome = job.run(&metadata);
+    let outcome = job.run(metadata);
     if outcome.is_err() {
         job.clean_up();
     }
@@ -137,8 +158,13 @@ fn refuse_existing(plan: &Plan, paths: &Paths, options: &Options) -> Result<Opti
 fn metadata(checkpoint: &Checkpoint, origin: &Origin) -> Result<Vec<NamedBytes>> {
     match checkpoint.meta {
         Meta::Gguf(_) => origin.headers(),
-        Meta::HuggingFace { .. } => Ok(checkpoint.small_files.iter().filter(|(name, _)| name != "tokenizer.json").cloned().collect()),
+        Meta::HuggingFace { .. } => Ok(small_files(checkpoint)),
     }
+}
+
+/// The small files of a directory but the tokenizer, which the manifest has.
+fn small_files(checkpoint: &Checkpoint) -> Vec<NamedBytes> {
+    checkpoint.small_files.iter().filter(|(name, _)| name != "tokenizer.json").cloned().collect()
 }
 
 /// Identity of a plan together with the state of its source: what a journal belongs to.
@@ -169,7 +195,7 @@ struct Worker {
 /// A conversion under way.
 struct Job<'a> {
     plan: &'a Plan,
-    origin: Origin<'a>,
+    content: &'a dyn Content,
     paths: Paths,
     partial: Partial,
     options: &'a Options<'a>,
@@ -196,7 +222,7 @@ impl Job<'_> {
         })?;
         self.options.media.sync_dir(&self.paths.dir).map_err(|e| self.io("syncing the directory", e))?;
         self.payload(resumed, &mut ledger, &mut journal)?;
-        self.origin.check_unchanged()?;
+        self.content.check_unchanged()?;
         let superblock = self.finish(&ledger, metadata)?;
         let bytes = |pieces: &[Piece]| pieces.iter().map(|p| p.range.end - p.range.start).sum();
         let (old, new) = self.pieces.split_at(resumed);
@@ -324,7 +350,7 @@ impl Job<'_> {
         let run = &self.plan.runs[piece.run];
         let range = piece.range.start..chunks.reach(&piece.range);
         let buffer = worker.buffer.slice((range.end - range.start) as usize);
-        self.origin.fill(self.plan, run, range, buffer, &mut worker.scratch)?;
+        self.content.fill(self.plan, run, range, buffer, &mut worker.scratch)?;
         let digest = pieces::digest(&self.plan.pack_id, run.id, piece, &chunks, buffer);
         let own = &buffer[..(piece.range.end - piece.range.start) as usize];
         self.write(own, run.offset + piece.range.start).map_err(|e| self.io("writing the pack", e))?;

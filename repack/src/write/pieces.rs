@@ -19,16 +19,18 @@ pub struct Piece {
     pub range: Range<u64>,
     /// It is the last one of its run.
     pub last: bool,
+    /// Bundles that the run is, see [`Run::copies`].
+    pub copies: u32,
 }
 
-/// Cuts runs of these lengths.
-pub fn cut(lengths: impl IntoIterator<Item = u64>) -> Vec<Piece> {
+/// Cuts runs of these lengths, each of which is so many bundles.
+pub fn cut(runs: impl IntoIterator<Item = (u64, u32)>) -> Vec<Piece> {
     let mut pieces = Vec::new();
-    for (run, length) in lengths.into_iter().enumerate() {
+    for (run, (length, copies)) in runs.into_iter().enumerate() {
         let starts = (0..length).step_by(PIECE_BYTES as usize);
         pieces.extend(starts.map(|start| {
             let end = (start + PIECE_BYTES).min(length);
-            Piece { run, range: start..end, last: end == length }
+            Piece { run, range: start..end, last: end == length, copies }
         }));
     }
     pieces
@@ -72,7 +74,7 @@ impl Chunks {
 pub struct Digest {
     /// Chaining value of the subtree, or the BLAKE3 of the run if the piece is the whole run.
     pub hash: [u8; 32],
-    /// Fast sums of the chunks that start in it.
+    /// Fast sums of the chunks that start in it; those of the first bundle that the run is, then those of the next.
     pub sums: Vec<u64>,
 }
 
@@ -85,24 +87,32 @@ pub fn digest(pack_id: &[u8; 16], id: BundleId, piece: &Piece, chunks: &Chunks, 
         blake3::Hasher::new().set_input_offset(piece.range.start).update(own).finalize_non_root()
     };
     let part = |r: &Range<u64>| &bytes[(r.start - piece.range.start) as usize..(r.end - piece.range.start) as usize];
-    let sums = (chunks.first..).zip(&chunks.ranges).map(|(n, r)| chunk_sum(pack_id, id, n, part(r))).collect();
-    Digest { hash, sums }
+    let of_bundle = |copy: u32| {
+        let id = BundleId { ordinal: id.ordinal.saturating_add(copy), ..id };
+        (chunks.first..).zip(&chunks.ranges).map(move |(n, r)| chunk_sum(pack_id, id, n, part(r)))
+    };
+    Digest { hash, sums: (0..piece.copies).flat_map(of_bundle).collect() }
 }
 
 /// Puts digests, given in order, together into one BLAKE3 a run and all sums.
 #[derive(Default)]
 pub struct Ledger {
     open: Vec<ChainingValue>,
+    /// Sums of the run at hand, by bundle.
+    open_sums: Vec<Vec<u64>>,
     /// BLAKE3 of each finished run, in order.
     pub hashes: Vec<[u8; 32]>,
-    /// Sums of all runs, in order.
+    /// Sums of all bundles, in order.
     pub sums: Vec<u64>,
 }
 
 impl Ledger {
     /// Takes the digest of the next piece.
     pub fn push(&mut self, piece: &Piece, digest: Digest) {
-        self.sums.extend(digest.sums);
+        self.open_sums.resize_with(piece.copies as usize, Vec::new);
+        if let Some(of_bundle) = digest.sums.len().checked_div(piece.copies as usize).filter(|&n| n > 0) {
+            self.open_sums.iter_mut().zip(digest.sums.chunks_exact(of_bundle)).for_each(|(all, part)| all.extend_from_slice(part));
+        }
         self.open.push(digest.hash);
         if piece.last {
             let hash = match self.open.as_slice() {
@@ -110,6 +120,7 @@ impl Ledger {
                 parts => root(parts),
             };
             self.hashes.push(hash);
+            self.sums.extend(self.open_sums.drain(..).flatten());
             self.open.clear();
         }
     }
@@ -137,7 +148,7 @@ fn root(parts: &[ChainingValue]) -> [u8; 32] {
 
 /// Pieces of a plan's runs.
 pub fn of_plan(plan: &Plan) -> Vec<Piece> {
-    cut(plan.runs.iter().map(|r: &Run| r.length))
+    cut(plan.runs.iter().map(|r: &Run| (r.length, r.copies)))
 }
 
 #[cfg(test)]
@@ -158,16 +169,20 @@ mod tests {
         {
             let layout = Layout { slices: slices.iter().map(|&s| s as u64).collect() };
             let all = bytes(slices.iter().sum());
-            let mut ledger = Ledger::default();
-            for p in cut([all.len() as u64]) {
-                let chunks = Chunks::starting_in(&p.range, &layout, chunk);
-                let reach = chunks.reach(&p.range) as usize;
-                ledger.push(&p, digest(&[7; 16], id, &p, &chunks, &all[p.range.start as usize..reach]));
+            for copies in [1, 3] {
+                let mut ledger = Ledger::default();
+                for p in cut([(all.len() as u64, copies)]) {
+                    let chunks = Chunks::starting_in(&p.range, &layout, chunk);
+                    let reach = chunks.reach(&p.range) as usize;
+                    ledger.push(&p, digest(&[7; 16], id, &p, &chunks, &all[p.range.start as usize..reach]));
+                }
+                assert_eq!(ledger.hashes, [*blake3::hash(&all).as_bytes()], "{slices:?}");
+                let part = |r: Range<u64>| &all[r.start as usize..r.end as usize];
+                let ids = (0..copies).map(|c| BundleId::expert(id.layer, id.ordinal + c));
+                let sums = ids.flat_map(|id| (0..).zip(layout.chunks(chunk)).map(move |(i, r)| (id, i, r)));
+                let want: Vec<u64> = sums.map(|(id, i, r)| chunk_sum(&[7; 16], id, i, part(r))).collect();
+                assert_eq!(ledger.sums, want, "{slices:?}");
             }
-            assert_eq!(ledger.hashes, [*blake3::hash(&all).as_bytes()], "{slices:?}");
-            let part = |r: Range<u64>| &all[r.start as usize..r.end as usize];
-            let want: Vec<u64> = (0..).zip(layout.chunks(chunk)).map(|(i, r)| chunk_sum(&[7; 16], id, i, part(r))).collect();
-            assert_eq!(ledger.sums, want, "{slices:?}");
         }
     }
 

@@ -3,12 +3,12 @@
 use super::pieces::Ledger;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
-use forebay_format::layout::index::{Index, Record};
+use forebay_format::layout::index::{BundleId, Index, Record};
 use forebay_format::layout::manifest::{self, MAX_JSON_BYTES};
 use forebay_format::layout::source::{self, NamedBytes};
 use forebay_format::layout::superblock::{Section, Superblock};
 use forebay_format::layout::{
-    FEATURE_EXPERTS, OPTIONAL_CARRIED, OPTIONAL_SOURCE, SUPERBLOCK_BYTES, VERSION_MAJOR, VERSION_MINOR, align_up,
+    FEATURE_ALIASED, FEATURE_EXPERTS, OPTIONAL_CARRIED, OPTIONAL_SOURCE, SUPERBLOCK_BYTES, VERSION_MAJOR, VERSION_MINOR, align_up,
 };
 use forebay_format::{FormatError, validate_pack};
 use std::path::Path;
@@ -37,7 +37,8 @@ pub fn build(plan: &Plan, ledger: &Ledger, metadata: &[NamedBytes], out: &Path) 
     let bit = |there: bool, bit: u64| if there { bit } else { 0 };
     let superblock = Superblock {
         version: (VERSION_MAJOR, VERSION_MINOR),
-        required: bit(plan.manifest.experts.iter().any(Option::is_some), FEATURE_EXPERTS),
+        required: bit(plan.manifest.experts.iter().any(Option::is_some), FEATURE_EXPERTS)
+            | bit(plan.runs.iter().any(|r| r.copies > 1), FEATURE_ALIASED),
         optional: bit(stored_source.is_some(), OPTIONAL_SOURCE) | bit(!plan.manifest.carried.is_empty(), OPTIONAL_CARRIED),
         alignment: plan.alignment,
         chunk_bytes: plan.chunk_bytes,
@@ -75,12 +76,15 @@ fn index(plan: &Plan, ledger: &Ledger) -> std::result::Result<Index, FormatError
     let mut parts = Vec::with_capacity(plan.runs.len());
     for (run, hash) in plan.runs.iter().zip(&ledger.hashes) {
         let count = plan.layout(run).chunk_count(plan.chunk_bytes) as usize;
-        let record = Record { id: run.id, offset: run.offset, length: run.length, layout: run.layout, first_sum: 0, blake3: *hash };
-        let sums = ledger.sums.get(first..first + count);
-        parts.push((record, sums.ok_or_else(|| FormatError::invalid("ledger", "has too few sums"))?));
-        first += count;
+        for copy in 0..run.copies {
+            let id = BundleId { ordinal: run.id.ordinal + copy, ..run.id };
+            let record = Record { id, offset: run.offset, length: run.length, layout: run.layout, first_sum: 0, blake3: *hash };
+            let sums = ledger.sums.get(first..first + count);
+            parts.push((record, sums.ok_or_else(|| FormatError::invalid("ledger", "has too few sums"))?));
+            first += count;
+        }
     }
-    if parts.len() != plan.runs.len() || first != ledger.sums.len() {
+    if parts.len() as u64 != plan.bundles() || first != ledger.sums.len() {
         return Err(FormatError::invalid("ledger", "does not have every run"));
     }
     parts.sort_unstable_by_key(|(r, _)| (r.id.layer, r.id.kind, r.id.ordinal));

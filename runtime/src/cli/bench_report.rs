@@ -22,6 +22,7 @@ pub(super) struct Report {
     runs: Vec<Run>,
     memory: Value,
     settings: Map<String, Value>,
+    made_up: Option<String>,
 }
 
 /// Finds a phase of a run.
@@ -113,7 +114,7 @@ impl Report {
         let mut settings = Map::new();
         settings.insert("tokens".into(), source.into());
         settings.insert("activations".into(), activations.into());
-        Report { runs: Vec::new(), memory: Value::Null, settings }
+        Report { runs: Vec::new(), memory: Value::Null, settings, made_up: None }
     }
 
     /// What the engine says about itself, after it has worked.
@@ -128,6 +129,8 @@ impl Report {
         let curve = stats.curve.iter().map(|s| json!({"pace": pace(s.pace), "bytes_per_second": s.rate.round()}));
         self.settings.insert("drive".into(), curve.collect());
         self.settings.insert("kernels".into(), engine.kernels().name().into());
+        self.settings.extend(report::made_up(engine.manifest()));
+        self.made_up = report::made_up_line(engine.manifest());
     }
 
     /// One more run.
@@ -168,8 +171,9 @@ impl Report {
             |key: &str| self.settings.get(key).map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_string)).unwrap_or_default();
         let memory = |key: &str| self.memory.get(key).and_then(Value::as_u64).unwrap_or(0);
         let size = |key: &str| self.settings.get("pace").and_then(|p| p.get(key)?.as_u64()).map_or_else(|| "?".into(), show_bytes);
+        let made_up = self.made_up.as_ref().map(|line| format!("{line}\n")).unwrap_or_default();
         format!(
-            "{}\n{}\nMedians of {} · {} threads · {}, {} requests, {} in flight · {} · tokens: {} · {} of {} experts in the window · peak RAM {} of {}\n",
+            "{}\n{}\nMedians of {} · {} threads · {}, {} requests, {} in flight · {} · tokens: {} · {} of {} experts in the window · peak RAM {} of {}\n{made_up}",
             self.part(Table::Speed),
             self.part(Table::Bounds),
             self.runs.len(),

@@ -1,6 +1,6 @@
 //! Flags that every command with a model has, and opening it.
 
-use super::Outcome;
+use super::{Outcome, report};
 use crate::engine::{Engine, Options};
 use crate::io::IoBackend;
 use crate::kernels::ActivationMode;
@@ -73,7 +73,11 @@ impl Flags {
             chunk: None,
             cancel: Arc::clone(cancel),
         };
-        Ok(Engine::open(file, &options)?)
+        let engine = Engine::open(file, &options)?;
+        if let Some(line) = report::made_up_line(engine.manifest()) {
+            eprintln!("{line}");
+        }
+        Ok(engine)
     }
 
     /// `f32` or `int8`, for reports.

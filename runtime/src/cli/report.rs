@@ -6,8 +6,23 @@ use crate::engine::Engine;
 use crate::memory::show_bytes;
 use crate::sampler::Params;
 use crate::store::IoStats;
-use serde_json::{Value, json};
+use forebay_format::Manifest;
+use serde_json::{Map, Value, json};
 use std::time::Duration;
+
+/// What whoever reads a number about a made-up pack must know, by key of the settings: `synthetic`, `alias`. Empty for packs of real weights.
+pub(super) fn made_up(manifest: &Manifest) -> Map<String, Value> {
+    let notes = &manifest.provenance.notes;
+    ["synthetic", "alias"].iter().filter_map(|&key| Some((key.to_string(), notes.get(key)?.as_str().into()))).collect()
+}
+
+/// The same as a line.
+pub(super) fn made_up_line(manifest: &Manifest) -> Option<String> {
+    let notes = &manifest.provenance.notes;
+    let what = notes.get("synthetic")?;
+    let places = notes.get("alias").map(|n| format!("; {n} experts share a place on disk, so the file is smaller than the model"));
+    Some(format!("made-up pack ({what}){}: speed only, the text means nothing", places.unwrap_or_default()))
+}
 
 /// `prompt N tok X tok/s · M tok Y tok/s · Z MB read/token · window hit H% · peak RAM P of LIMIT`.
 pub(super) fn line(answer: &Answer, engine: &Engine) -> String {
@@ -28,7 +43,7 @@ pub(super) fn line(answer: &Answer, engine: &Engine) -> String {
 /// The object of `run --json`; its keys are documented in the README.
 pub(super) fn object(answer: &Answer, engine: &Engine, params: &Params, activations: &str) -> Value {
     let decode = Decode::new(answer);
-    json!({
+    let mut object = json!({
         "text": answer.text,
         "tokens": answer.tokens,
         "stop": answer.stop.name(),
@@ -63,7 +78,11 @@ pub(super) fn object(answer: &Answer, engine: &Engine, params: &Params, activati
             "min_p": params.min_p,
             "seed": params.seed,
         },
-    })
+    });
+    if let Some(settings) = object.get_mut("settings").and_then(Value::as_object_mut) {
+        settings.extend(made_up(engine.manifest()));
+    }
+    object
 }
 
 /// Where the memory went; every number in bytes, except the slots and experts of the window.
