@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::path::Path;
 
 /// Encoded bytes of a pool: long enough that no matrix of an expert has the same row twice in most models, short enough to encode in a blink.
-const POOL_BYTES: usize = 4 << 20;
+const POOL_BYTES: u64 = 4 << 20;
 /// Different rows of the embedding. More tokens than that share rows, which no measurement of a few thousand tokens can see.
 const EMBEDDING_ROWS: u64 = 4096;
 /// Values that are encoded at a time: whole blocks of every type.
@@ -75,15 +75,33 @@ impl Synthesis {
     /// The weights. Encodes the pools, which takes a second or so.
     pub fn weights(&self) -> Result<Weights<'_>> {
         let mut weights = Weights { synthesis: self, pools: HashMap::new(), embedding: Vec::new() };
-        for run in &self.plan.runs {
-            // Experts of a layer are alike.
-            if run.id.ordinal == 0 {
-                for segment in self.plan.segments(&self.checkpoint, run)? {
-                    weights.prepare(&segment)?;
+        let mut pools: HashMap<(QuantType, u32), u64> = HashMap::new();
+        // Experts of a layer are alike.
+        for run in self.plan.runs.iter().filter(|r| r.id.ordinal == 0) {
+            for segment in self.plan.segments(&self.checkpoint, run)? {
+                match self.recipe(segment.tensor) {
+                    Recipe::Pooled(deviation) => {
+                        let bytes = pools.entry((segment.to, deviation.to_bits())).or_default();
+                        *bytes = (*bytes).max(segment.rows * segment.dest_row);
+                    }
+                    Recipe::Embedding => weights.embedding = self.embedding(&segment)?,
+                    _ => {}
                 }
             }
         }
+        for ((to, deviation), bytes) in pools {
+            let pool = pool(to, f32::from_bits(deviation), self.options.seed, bytes.min(POOL_BYTES) as usize)?;
+            weights.pools.insert((to, deviation), pool);
+        }
         Ok(weights)
+    }
+
+    /// Encoded rows of the embedding.
+    fn embedding(&self, segment: &Segment) -> Result<Vec<u8>> {
+        let Options { seed, skew, .. } = self.options;
+        encoded(segment.to, values(segment), segment.rows.min(EMBEDDING_ROWS), |row, out| {
+            recipe::row(Recipe::Embedding, seed, skew, segment.tensor, row, out);
+        })
     }
 
     fn recipe(&self, tensor: usize) -> Recipe {
@@ -110,28 +128,6 @@ pub struct Weights<'a> {
 }
 
 impl Weights<'_> {
-    /// Encodes what a segment needs.
-    fn prepare(&mut self, segment: &Segment) -> Result<()> {
-        let cols = values(segment);
-        match self.synthesis.recipe(segment.tensor) {
-            Recipe::Pooled(deviation) => {
-                let key = (segment.to, deviation.to_bits());
-                if !self.pools.contains_key(&key) {
-                    self.pools.insert(key, pool(segment.to, deviation, self.synthesis.options.seed)?);
-                }
-            }
-            Recipe::Embedding => {
-                let rows = segment.rows.min(EMBEDDING_ROWS);
-                let options = self.synthesis.options;
-                self.embedding = encoded(segment.to, cols, rows, |row, out| {
-                    recipe::row(Recipe::Embedding, options.seed, options.skew, segment.tensor, row, out);
-                })?;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
     /// Bytes `place` of a segment.
     fn part(&self, s: &Segment, place: Range<u64>, out: &mut [u8], row: &mut Row) -> Result<()> {
         let options = &self.synthesis.options;
@@ -212,10 +208,10 @@ fn copy_blocks(pool: &[u8], block: usize, place: [u64; 2], at: u64, out: &mut [u
     }
 }
 
-/// [`POOL_BYTES`] of encoded normal values, whole blocks.
-fn pool(to: QuantType, deviation: f32, seed: u64) -> Result<Vec<u8>> {
+/// At least `bytes` of encoded normal values, whole blocks.
+fn pool(to: QuantType, deviation: f32, seed: u64, bytes: usize) -> Result<Vec<u8>> {
     let stretch = STRETCH / to.block_len() * to.block_bytes();
-    encoded(to, STRETCH, (POOL_BYTES / stretch) as u64, |row, out| {
+    encoded(to, STRETCH, bytes.div_ceil(stretch) as u64, |row, out| {
         recipe::row(Recipe::Normal(deviation), seed, 0.0, usize::MAX, row, out);
     })
 }
