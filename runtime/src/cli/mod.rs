@@ -3,6 +3,7 @@
 mod bench;
 mod bench_report;
 mod chat;
+mod doctor;
 mod engine;
 mod files;
 mod generate;
@@ -38,6 +39,7 @@ enum Command {
     Ppl(ppl::Arguments),
     Logits(logits::Arguments),
     Bench(bench::Arguments),
+    Doctor(doctor::Arguments),
     Tokenize(tokenize::Arguments),
     Template(template::Arguments),
     /// Run forebay-repack: convert, verify and inspect packs
@@ -67,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Ppl(arguments) => ppl::run(&arguments),
         Command::Logits(arguments) => logits::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Tokenize(arguments) => tokenize::run(&arguments),
         Command::Template(arguments) => template::run(&arguments),
         Command::Repack { arguments } => repack(&arguments),

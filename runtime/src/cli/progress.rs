@@ -35,6 +35,7 @@ pub(super) fn feed(engine: &mut Engine, ids: &[u32], interrupt: &Interrupt) -> R
 /// A line about how far something is.
 pub(super) struct Progress {
     what: String,
+    unit: &'static str,
     total: usize,
     start: Instant,
     shown: Option<Instant>,
@@ -49,7 +50,12 @@ impl Progress {
 
     /// Of doing `what` with `total` tokens.
     pub(super) fn of(what: &str, total: usize) -> Self {
-        Progress { what: what.to_string(), total, start: Instant::now(), shown: None, overwrite: std::io::stderr().is_terminal() }
+        Progress::counting(what, "tokens", total)
+    }
+
+    /// Of doing `what` with `total` things called `unit`.
+    pub(super) fn counting(what: &str, unit: &'static str, total: usize) -> Self {
+        Progress { what: what.to_string(), unit, total, start: Instant::now(), shown: None, overwrite: std::io::stderr().is_terminal() }
     }
 
     /// `done` tokens are read.
@@ -63,7 +69,7 @@ impl Progress {
         }
         self.shown = Some(now);
         let left = elapsed.mul_f64(self.total.saturating_sub(done) as f64 / done as f64);
-        let line = format!("{}: {done} of {} tokens, {} s left", self.what, self.total, left.as_secs());
+        let line = format!("{}: {done} of {} {}, {} s left", self.what, self.total, self.unit, left.as_secs());
         let mut err = std::io::stderr().lock();
         // Progress is no answer: if it cannot be shown, nothing is lost.
         let _ = if self.overwrite { write!(err, "\r\x1b[K{line}") } else { writeln!(err, "{line}") };

@@ -133,13 +133,19 @@ fn open_direct(path: &Path, pack: &File) -> io::Result<Arc<File>> {
 
 /// The alignment the file system asks for; 0: it takes no direct I/O; `None`: the kernel does not tell (before 6.1).
 #[cfg(target_os = "linux")]
-fn direct_alignment(file: &File) -> Option<u32> {
+pub(crate) fn direct_alignment(file: &File) -> Option<u32> {
     use rustix::fs::{AtFlags, StatxFlags, statx};
     let s = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok()?;
     (s.stx_mask & StatxFlags::DIOALIGN.bits() != 0).then(|| match (s.stx_dio_mem_align, s.stx_dio_offset_align) {
         (0, _) | (_, 0) => 0,
         (memory, offset) => memory.max(offset),
     })
+}
+
+/// Other systems have no such question.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn direct_alignment(_file: &File) -> Option<u32> {
+    None
 }
 
 /// Direct I/O is only implemented for Linux.
