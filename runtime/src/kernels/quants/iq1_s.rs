@@ -12,7 +12,7 @@ plain::kernels!(dot_large, IQ1_S, super::unpack);
 pub mod avx2 {
     use crate::kernels::quants::avx2::{self as x86, Large, Min};
     use crate::kernels::quants::points;
-    use forebay_format::quant::grids::GRID_IQ1;
+    use crate::kernels::quants::points::ternary;
     use std::arch::x86_64::*;
 
     x86::large!(50, Min::Signed);
@@ -23,9 +23,14 @@ pub mod avx2 {
         let mut q = [_mm256_setzero_si256(); 8];
         for (k, q) in q.iter_mut().enumerate() {
             let high = usize::from(block[34 + 2 * k]) | usize::from(block[35 + 2 * k]) << 8;
-            let point = |l: usize| GRID_IQ1[usize::from(block[2 + 4 * k + l]) | (((high << 8) >> (3 * l)) & 0x700)];
-            let shift = _mm256_set1_epi8(if high >> 15 == 1 { -1 } else { 1 });
-            *q = _mm256_add_epi8(points::eights([point(0), point(1), point(2), point(3)]), shift);
+            let (at, shift) = (2 + 4 * k, _mm256_set1_epi8(if high >> 15 == 1 { -1 } else { 1 }));
+            let four = [
+                ternary(block[at], high << 8),
+                ternary(block[at + 1], high << 5),
+                ternary(block[at + 2], high << 2),
+                ternary(block[at + 3], high >> 1),
+            ];
+            *q = _mm256_add_epi8(points::eights(four), shift);
         }
         let s = _mm_and_si128(_mm_srli_epi16::<12>(x86::load16(block, 34)), _mm_set1_epi16(7));
         Large {

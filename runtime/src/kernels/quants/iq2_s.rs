@@ -20,15 +20,25 @@ mod parts {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     pub fn magnitudes(block: &[u8; 82], k: usize) -> __m256i {
-        let (low, high) = (|l| usize::from(block[2 + 4 * k + l]), usize::from(block[66 + k]));
-        let point = |l: usize| GRID_IQ2_S[low(l) | ((high << (8 - 2 * l)) & 0x300)];
-        points::eights([point(0), point(1), point(2), point(3)])
+        let (at, high) = (2 + 4 * k, usize::from(block[66 + k]));
+        points::eights([
+            point(block[at], high << 8),
+            point(block[at + 1], high << 6),
+            point(block[at + 2], high << 4),
+            point(block[at + 3], high << 2),
+        ])
+    }
+
+    /// Bits 9-8 of the index are those of `high`.
+    #[inline(always)]
+    fn point(low: u8, high: usize) -> u64 {
+        GRID_IQ2_S[usize::from(low) | (high & 0x300)]
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     pub fn signs(block: &[u8; 82]) -> [u64; 4] {
-        [34, 42, 50, 58].map(|at| points::eight_bytes(block, at))
+        [points::eight_bytes(block, 34), points::eight_bytes(block, 42), points::eight_bytes(block, 50), points::eight_bytes(block, 58)]
     }
 
     #[inline]

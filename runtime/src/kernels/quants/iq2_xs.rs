@@ -21,14 +21,19 @@ mod parts {
     #[target_feature(enable = "avx2,fma,f16c")]
     pub fn magnitudes(block: &[u8; 74], k: usize) -> __m256i {
         let four = points::eight_bytes(block, 2 + 8 * k);
-        points::eights([four, four >> 16, four >> 32, four >> 48].map(|word| GRID_IQ2_XS[word as usize & 511]))
+        points::eights([point(four), point(four >> 16), point(four >> 32), point(four >> 48)])
+    }
+
+    #[inline(always)]
+    fn point(word: u64) -> u64 {
+        GRID_IQ2_XS[word as usize & 511]
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     pub fn signs(block: &[u8; 74]) -> [u64; 4] {
-        let index = |at| _mm256_srli_epi16::<9>(x86::load(block, at));
-        points::even_signs(_mm256_permute4x64_epi64::<0xd8>(_mm256_packus_epi16(index(2), index(34))))
+        let (low, high) = (_mm256_srli_epi16::<9>(x86::load(block, 2)), _mm256_srli_epi16::<9>(x86::load(block, 34)));
+        points::even_signs(_mm256_permute4x64_epi64::<0xd8>(_mm256_packus_epi16(low, high)))
     }
 
     #[inline]

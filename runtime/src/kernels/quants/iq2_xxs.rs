@@ -21,15 +21,20 @@ mod parts {
     #[target_feature(enable = "avx2,fma,f16c")]
     pub fn magnitudes(block: &[u8; 66], k: usize) -> __m256i {
         let at = 2 + 8 * k;
-        points::eights([block[at], block[at + 1], block[at + 2], block[at + 3]].map(|i| GRID_IQ2_XXS[usize::from(i)]))
+        points::eights([point(block[at]), point(block[at + 1]), point(block[at + 2]), point(block[at + 3])])
+    }
+
+    #[inline(always)]
+    fn point(index: u8) -> u64 {
+        GRID_IQ2_XXS[usize::from(index)]
     }
 
     /// The second word for each 32 values: signs and scale.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     fn words(block: &[u8; 66]) -> __m256i {
-        let load = |at| _mm256_castsi256_ps(x86::load(block, at));
-        _mm256_permute4x64_epi64::<0xd8>(_mm256_castps_si256(_mm256_shuffle_ps::<0xdd>(load(2), load(34))))
+        let (low, high) = (_mm256_castsi256_ps(x86::load(block, 2)), _mm256_castsi256_ps(x86::load(block, 34)));
+        _mm256_permute4x64_epi64::<0xd8>(_mm256_castps_si256(_mm256_shuffle_ps::<0xdd>(low, high)))
     }
 
     #[inline]

@@ -20,15 +20,29 @@ mod parts {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     pub fn magnitudes(block: &[u8; 110], k: usize) -> __m256i {
-        let high = usize::from(block[66 + k]);
-        let point = |i: usize| GRID_IQ3_S[usize::from(block[2 + 8 * k + i]) | ((high << (8 - i)) & 256)];
-        points::fours([point(0), point(1), point(2), point(3), point(4), point(5), point(6), point(7)])
+        let (i, high) = (points::eight_bytes(block, 2 + 8 * k), usize::from(block[66 + k]));
+        points::fours([
+            point(i, high << 8),
+            point(i >> 8, high << 7),
+            point(i >> 16, high << 6),
+            point(i >> 24, high << 5),
+            point(i >> 32, high << 4),
+            point(i >> 40, high << 3),
+            point(i >> 48, high << 2),
+            point(i >> 56, high << 1),
+        ])
+    }
+
+    /// The lowest byte of `low`, and bit 8 of `high`.
+    #[inline(always)]
+    fn point(low: u64, high: usize) -> u32 {
+        GRID_IQ3_S[(low as usize & 255) | (high & 256)]
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     pub fn signs(block: &[u8; 110]) -> [u64; 4] {
-        [74, 82, 90, 98].map(|at| points::eight_bytes(block, at))
+        [points::eight_bytes(block, 74), points::eight_bytes(block, 82), points::eight_bytes(block, 90), points::eight_bytes(block, 98)]
     }
 
     #[inline]

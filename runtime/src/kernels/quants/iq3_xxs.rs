@@ -20,7 +20,15 @@ mod parts {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     pub fn magnitudes(block: &[u8; 98], k: usize) -> __m256i {
-        points::fours(points::eight_bytes(block, 2 + 8 * k).to_le_bytes().map(|i| GRID_IQ3_XXS[usize::from(i)]))
+        let i = points::eight_bytes(block, 2 + 8 * k);
+        let (low, high) = ([point(i), point(i >> 8), point(i >> 16), point(i >> 24)], i >> 32);
+        points::fours([low[0], low[1], low[2], low[3], point(high), point(high >> 8), point(high >> 16), point(high >> 24)])
+    }
+
+    /// The index is the lowest byte.
+    #[inline(always)]
+    fn point(index: u64) -> u32 {
+        GRID_IQ3_XXS[index as usize & 255]
     }
 
     #[inline]

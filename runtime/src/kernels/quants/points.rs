@@ -1,7 +1,8 @@
 //! Codebook types: points of a lattice are looked up by index, eight or four bytes at a time, and the `iq2` and `iq3` types give each value a
 //! sign. The look-ups are plain loads (a table is 1 to 16 KiB and stays in the first-level cache); everything around them is done for a whole
-//! block at once. AVX2 puts the signs on the weights; AVX-512 hands them on as masks, which is what its products want.
+//! block at once. No closures here: not every build inlines them into functions with target features, and that triples the instructions. AVX2 puts the signs on the weights; AVX-512 hands them on as masks, which is what its products want.
 
+use forebay_format::quant::grids::GRID_IQ1;
 use std::arch::x86_64::*;
 
 /// Points of eight values each, as 32 bytes.
@@ -15,8 +16,13 @@ pub(super) fn eights(p: [u64; 4]) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn fours(p: [u32; 8]) -> __m256i {
-    let pair = |i: usize| u64::from(p[i]) | (u64::from(p[i + 1]) << 32);
-    eights([pair(0), pair(2), pair(4), pair(6)])
+    eights([pair(p[0], p[1]), pair(p[2], p[3]), pair(p[4], p[5]), pair(p[6], p[7])])
+}
+
+/// Two points of four values.
+#[inline(always)]
+fn pair(low: u32, high: u32) -> u64 {
+    u64::from(low) | (u64::from(high) << 32)
 }
 
 /// Magnitudes with signs (bit set: below zero).
@@ -44,10 +50,12 @@ pub(super) fn even_signs(index: __m256i) -> [u64; 4] {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn sevens(words: __m256i) -> __m256i {
-    let field = |mask: i32| _mm256_and_si256(words, _mm256_set1_epi32(mask));
-    let low = _mm256_or_si256(field(0x7f), _mm256_slli_epi32::<1>(field(0x7f << 7)));
-    let high = _mm256_or_si256(_mm256_slli_epi32::<2>(field(0x7f << 14)), _mm256_slli_epi32::<3>(field(0x7f << 21)));
-    _mm256_or_si256(low, high)
+    // Field `l` moves up by `l` bits; then its byte's seven low bits are kept.
+    let second = _mm256_and_si256(_mm256_slli_epi32::<1>(words), _mm256_set1_epi32(0x7f << 8));
+    let third = _mm256_and_si256(_mm256_slli_epi32::<2>(words), _mm256_set1_epi32(0x7f << 16));
+    let fourth = _mm256_and_si256(_mm256_slli_epi32::<3>(words), _mm256_set1_epi32(0x7f << 24));
+    let first = _mm256_and_si256(words, _mm256_set1_epi32(0x7f));
+    _mm256_or_si256(_mm256_or_si256(first, second), _mm256_or_si256(third, fourth))
 }
 
 /// `2 s + 1` in i16, of the scales in bits 31-28 of a word for each 32 values, as [`super::avx2::Large::scale`] wants them.
@@ -72,6 +80,12 @@ pub(super) fn nibble_scales(packed: u64) -> __m256i {
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn odd(s: __m256i) -> __m256i {
     _mm256_add_epi16(_mm256_add_epi16(s, s), _mm256_set1_epi16(1))
+}
+
+/// A point of the ternary codebook, eight times its values: the index has its low eight bits, and bits 10-8 of `high`.
+#[inline(always)]
+pub(super) fn ternary(low: u8, high: usize) -> u64 {
+    GRID_IQ1[usize::from(low) | (high & 0x700)]
 }
 
 /// The u64 at byte `at`.

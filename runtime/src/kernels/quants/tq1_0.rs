@@ -26,8 +26,9 @@ pub mod avx2 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     fn digit(v: __m256i) -> __m256i {
-        let from = |least: u8| _mm256_cmpeq_epi8(_mm256_max_epu8(v, _mm256_set1_epi8(least as i8)), v);
-        _mm256_abs_epi8(_mm256_add_epi8(from(86), from(171)))
+        let one = _mm256_cmpeq_epi8(_mm256_max_epu8(v, _mm256_set1_epi8(86)), v);
+        let two = _mm256_cmpeq_epi8(_mm256_max_epu8(v, _mm256_set1_epi8(171u8 as i8)), v);
+        _mm256_abs_epi8(_mm256_add_epi8(one, two))
     }
 
     #[inline]
