@@ -233,9 +233,9 @@ fn kinds_features_and_quant_types_match() {
 
 #[test]
 fn the_sum_formula_is_the_documented_one() {
-    use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+    use twox_hash::XxHash3_64;
     let (pack, id) = ([7u8; 16], BundleId::expert(3, 9));
     let place: Vec<u8> = pack.iter().copied().chain([2u32, 3, 9, 5].into_iter().flat_map(u32::to_le_bytes)).collect();
-    let expected = xxh3_64_with_seed(b"chunk", xxh3_64(&place));
+    let expected = XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(&place), b"chunk");
     assert_eq!(forebay_format::layout::sums::chunk_sum(&pack, id, 5, b"chunk"), expected);
 }

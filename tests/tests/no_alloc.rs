@@ -74,4 +74,14 @@ fn prompts_and_tokens_allocate_nothing() {
     (plan.row_slots, plan.row_slot_bytes) = (rows, 2 * u64::from(pack.superblock.chunk_bytes));
     let mut engine = Engine::with_plan(pack, plan, 512, 64, &options).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(allocations(&mut engine), 0, "streamed");
+    // A window of few experts, and guesses: nearly every step reads.
+    let pack = Pack::open(&path).unwrap_or_else(|e| panic!("{e}"));
+    let plan = MemoryPlan::new(&pack.manifest, &pack.index, &pack.superblock, &needs, 4 << 30);
+    let mut plan = plan.unwrap_or_else(|e| panic!("{e}"));
+    (plan.slots, plan.staging) = (plan.floor_slots + 8, 8);
+    let mut engine = Engine::with_plan(pack, plan, 512, 64, &options).unwrap_or_else(|e| panic!("{e}"));
+    let made = allocations(&mut engine);
+    let stats = engine.stats();
+    assert!(stats.misses > 500 && stats.guesses > 50, "{stats:?}");
+    assert_eq!(made, 0, "reading");
 }

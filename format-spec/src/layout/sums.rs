@@ -2,7 +2,7 @@
 //! or taken from another pack, fails like a flipped bit.
 
 use super::index::BundleId;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+use twox_hash::XxHash3_64;
 
 /// Fast sum of chunk `chunk` (counted over the whole bundle) of bundle `id`.
 pub fn chunk_sum(pack_id: &[u8; 16], id: BundleId, chunk: u32, bytes: &[u8]) -> u64 {
@@ -12,5 +12,5 @@ pub fn chunk_sum(pack_id: &[u8; 16], id: BundleId, chunk: u32, bytes: &[u8]) -> 
     place[20..24].copy_from_slice(&id.layer.to_le_bytes());
     place[24..28].copy_from_slice(&id.ordinal.to_le_bytes());
     place[28..32].copy_from_slice(&chunk.to_le_bytes());
-    xxh3_64_with_seed(bytes, xxh3_64(&place))
+    XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(&place), bytes)
 }
