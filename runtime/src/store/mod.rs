@@ -37,8 +37,6 @@ pub use replay::ReadLog;
 const DECODE_ROWS: usize = 8;
 /// A prompt holds at most one part in this many of the window at a time.
 const PROMPT_SHARE: usize = 4;
-/// Experts being read ahead that keep a drive busy for a layer or longer.
-const AHEAD_ENOUGH: usize = 3;
 /// No fetch.
 const NONE: u32 = u32::MAX;
 
@@ -315,11 +313,6 @@ impl Store {
     /// There is room for guesses, and reading them is not pointless.
     pub fn looks_ahead(&self) -> bool {
         self.state.stages() && !self.bench.pretends()
-    }
-
-    /// So little is being read ahead that the drive will soon be idle.
-    pub fn reads_little_ahead(&self) -> bool {
-        self.state.staged().filter(|&slot| self.slots.get(slot as usize).is_some_and(|s| s.fetch != NONE)).count() < AHEAD_ENOUGH
     }
 
     /// Reads experts of a layer that will be wanted soon, as far as anybody can tell, the likeliest first: into slots of their own, so that

@@ -189,11 +189,6 @@ impl State {
         self.shape.place(staged.key).map(|(layer, _)| layer)
     }
 
-    /// Slots with guesses.
-    pub fn staged(&self) -> impl Iterator<Item = u32> + '_ {
-        self.staging.iter().filter(|s| s.key != NONE).map(|s| s.slot)
-    }
-
     /// What was guessed is not in its slot after all.
     pub fn unstage(&mut self, slot: u32) {
         if let Some(staged) = self.staging.iter_mut().find(|s| s.slot == slot) {
