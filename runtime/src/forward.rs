@@ -88,7 +88,11 @@ fn look_ahead(model: &Model, first: u32, store: &mut Store, scratch: &mut Scratc
         let values = step.rows * ffn.shape.hidden;
         layer.ffn_norm.apply_rows(step, &scratch.x[..values], &mut scratch.normed[..values]);
         let guesses = ffn.guess(step, store, scratch);
-        store.look_ahead(number, scratch.ahead[..guesses].iter().map(|c| c.0))?;
+        let guesses = scratch.ahead[..guesses].iter().map(|c| c.0);
+        if store.prepares(step.rows) {
+            return store.prepare(number, guesses);
+        }
+        store.look_ahead(number, guesses)?;
     }
     Ok(())
 }

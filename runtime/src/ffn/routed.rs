@@ -145,13 +145,13 @@ impl RoutedFfn {
             let last = if most > top_k { ahead[top_k].1 } else { 0.0 };
             return ahead[..top_k].iter().take_while(|c| c.1 >= last * CERTAINTY).count();
         }
-        // Of a prompt, the experts that most rows would choose.
+        // Of a prompt, all that any row would choose; the order is the file's.
         router::route(&self.router, experts, top_k, logits, &mut ahead[..n * top_k]);
         let votes = &mut logits[..experts];
         votes.fill(0.0);
         ahead[..n * top_k].iter().for_each(|c| votes[c.0 as usize] += 1.0);
-        router::pick(votes, &mut ahead[..top_k]);
-        ahead[..top_k].iter().take_while(|c| c.1 > 0.0).count()
+        let wanted = (0u32..).zip(votes).filter(|(_, votes)| **votes > 0.0);
+        wanted.zip(ahead).map(|((expert, votes), place)| *place = (expert, *votes)).count()
     }
 
     /// Computes the experts `picks.needed[group]`, all of them asked for, as they arrive.

@@ -21,8 +21,9 @@ pub use queue::{Done, Queue, ReadError, Urgency, Verdict};
 /// Most bytes of one request to the kernel. One or two saturate a fast drive, and a virtual one that serves requests one after the other loses a tenth
 /// or more with requests of a quarter MiB.
 pub const PIECE_BYTES: usize = 2 << 20;
-/// Most pieces that a backend has at once. How many of them the drive has is the pace's business ([`DiskIo::set_pace`]).
-pub const DEPTH: usize = 64;
+/// Most pieces that a backend has at once: what a drive reads while the mixer of a long prompt runs and nobody adds any. How many of them the drive has is
+/// the pace's business ([`DiskIo::set_pace`]).
+pub const DEPTH: usize = 512;
 /// Threads of the backends that read with threads. They sleep in the kernel, so this is the queue depth the drive sees, not a load on the CPU.
 pub const READERS: usize = 8;
 /// Offsets, lengths and addresses of all pieces are multiples of this; every pack is aligned to at least as much.

@@ -11,7 +11,7 @@ use crate::window::arena::Lease;
 /// Waits before the second and third attempt after an I/O error.
 const RETRY_DELAYS: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(100)];
 /// Most pieces of guesses with the backend, so that a demand finds free cells. It overtakes those that the drive has not got yet.
-const AHEAD_DEPTH: usize = 48;
+const AHEAD_DEPTH: usize = DEPTH / 2;
 /// The same for streamed runs.
 const STREAM_DEPTH: usize = 48;
 /// A piece that is interrupted this often without any progress is taken for broken.
@@ -138,14 +138,15 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// A queue over `io` with room for `runs` runs at a time; more grow it.
+    /// A queue over `io` with room for `runs` runs at a time, or more; it grows.
     pub fn new(io: Box<dyn DiskIo>, runs: usize) -> Queue {
+        let runs = runs.max(2 * DEPTH);
         Queue {
             io,
             runs: Vec::with_capacity(runs),
             free_runs: Vec::with_capacity(runs),
             backlog: VecDeque::with_capacity(runs),
-            stream: VecDeque::new(),
+            stream: VecDeque::with_capacity(runs),
             stream_in_flight: 0,
             ahead: VecDeque::with_capacity(runs),
             ahead_depth: AHEAD_DEPTH,

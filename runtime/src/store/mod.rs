@@ -3,6 +3,7 @@
 //! A layer's experts are [requested](Store::request), all misses at once, and taken in as they arrive with [`Store::advance`]: slice by slice, each checked.
 //! What is there already is computed with meanwhile.
 
+mod ahead;
 mod expert;
 mod load;
 mod reader;
@@ -18,7 +19,7 @@ use forebay_format::{BundleId, FormatError, Kind, QuantType, Record};
 
 use crate::budget::MemoryPlan;
 use crate::error::{Error, Result};
-use crate::io::{Histogram, IoBackend, Queue, Urgency, Verdict};
+use crate::io::{Histogram, IoBackend, Queue, Urgency};
 use crate::kernels::{Matrix, Pool};
 use crate::pack::Pack;
 use crate::trunk::{Place, TrunkMap};
@@ -107,6 +108,8 @@ struct Slot {
     fetch: u32,
     /// That fetch is for the warm start: nobody waits for it.
     warm: bool,
+    /// It was read for a prompt on a guess, and not asked for since.
+    prepared: bool,
 }
 
 /// Everything that holds weights.
@@ -135,6 +138,8 @@ pub struct Store {
     warming: usize,
     bench: replay::Bench,
     curve: Vec<Sample>,
+    /// Experts of a plan on a guess; kept for its memory.
+    guessed: Vec<u32>,
 }
 
 impl Store {
@@ -178,6 +183,7 @@ impl Store {
         }));
         let shape = shape.ok_or_else(|| format(FormatError::invalid("manifest", "more than 2^32 experts")))?;
         let parts = LayerParts::of(&pack).map_err(format)?;
+        let most_experts = (0..shape.layers() as u32).map(|l| shape.range(l).len()).max().unwrap_or(0);
         let policy = Policy::new(&shape);
         let state = State::with_staging(shape, plan.slots + plan.staging, plan.staging, policy);
         let mut io = Reader::new(queue, plan.slots as usize);
@@ -191,7 +197,7 @@ impl Store {
             map,
             stream,
             rows,
-            slots: vec![Slot { arrived: 0, fetch: NONE, warm: false }; window.len()],
+            slots: vec![Slot { arrived: 0, fetch: NONE, warm: false, prepared: false }; window.len()],
             window,
             state,
             read_plan,
@@ -208,6 +214,7 @@ impl Store {
             warming: 0,
             bench: replay::Bench::default(),
             curve: Vec::new(),
+            guessed: Vec::with_capacity(most_experts),
         };
         store.load_trunk(plan, pool)?;
         Ok(store)
@@ -252,9 +259,14 @@ impl Store {
         self.set_purpose(if rows <= DECODE_ROWS { Purpose::Decode } else { Purpose::Prefill });
         match self.purpose {
             Purpose::Decode => slots,
-            Purpose::Prefill if slots >= self.state.experts() => slots,
-            Purpose::Prefill => (slots / PROMPT_SHARE).max(self.state.floor()).min(slots),
+            Purpose::Prefill => self.prompt_share(),
         }
+    }
+
+    /// Experts that a prompt holds at a time.
+    fn prompt_share(&self) -> usize {
+        let slots = self.capacity();
+        if slots >= self.state.experts() { slots } else { (slots / PROMPT_SHARE).max(self.state.floor()).min(slots) }
     }
 
     /// What the following requests are for.
@@ -287,13 +299,22 @@ impl Store {
             }
         })?;
         self.state.apply(&self.read_plan);
-        self.hits += self.read_plan.hits.len() as u64;
-        self.misses += self.read_plan.misses.len() as u64;
+        let slots = &mut self.slots;
+        let prepared = |&&(_, slot): &&(u32, u32)| slots.get_mut(slot as usize).is_some_and(|s| std::mem::take(&mut s.prepared));
+        let prepared = self.read_plan.hits.iter().filter(prepared).count();
+        self.hits += (self.read_plan.hits.len() - prepared) as u64;
+        self.misses += (self.read_plan.misses.len() + prepared) as u64;
+        self.guesses_used += prepared as u64;
         self.guesses_used += self.read_plan.misses.iter().filter(|m| m.staged).count() as u64;
         self.settle();
         if self.read_plan.misses.is_empty() {
             return Ok(());
         }
+        self.read_misses(layer)
+    }
+
+    /// Queues what the plan does not find.
+    fn read_misses(&mut self, layer: u32) -> Result<()> {
         self.bench.record(layer, self.read_plan.misses.iter().map(|m| m.expert));
         for i in 0..self.read_plan.misses.len() {
             let miss = self.read_plan.misses[i];
@@ -305,25 +326,6 @@ impl Store {
                     self.state.forget(layer, unread.expert);
                 }
                 return Err(self.recover(e));
-            }
-        }
-        self.start()
-    }
-
-    /// There is room for guesses, and reading them is not pointless.
-    pub fn looks_ahead(&self) -> bool {
-        self.state.stages() && !self.bench.pretends()
-    }
-
-    /// Reads experts of a layer that will be wanted soon, as far as anybody can tell, the likeliest first: into slots of their own, so that
-    /// a wrong guess evicts nothing, and only while nothing that is wanted for sure waits to be read.
-    pub fn look_ahead(&mut self, layer: u32, experts: impl Iterator<Item = u32>) -> Result<()> {
-        for expert in experts {
-            let slots = &self.slots;
-            let idle = |slot: u32| slots.get(slot as usize).is_some_and(|s| s.fetch == NONE);
-            if let Some(slot) = self.state.stage(layer, expert, idle) {
-                self.fetch(BundleId::expert(layer, expert), slot, Urgency::Ahead)?;
-                self.guesses += 1;
             }
         }
         self.start()
@@ -368,15 +370,21 @@ impl Store {
         if last {
             slot.fetch = NONE;
         }
-        let asked = !slot.warm || self.read_plan.asks_for(fetch.span as u32);
-        let wanted = asked && self.state.slot(fetch.id.layer, fetch.id.ordinal) == Some(fetch.span as u32);
+        let prepared = slot.prepared;
+        let guessed = slot.warm || prepared;
+        let asked = !guessed || self.read_plan.asks_for(fetch.span as u32);
+        let held = self.state.slot(fetch.id.layer, fetch.id.ordinal) == Some(fetch.span as u32);
+        let wanted = asked && held;
         if last {
             self.end_warm(fetch.id, fetch.span, !fetch.spoiled);
+            if prepared {
+                self.read_plan.unpin(fetch.span as u32);
+            }
         }
         if fetch.spoiled && !wanted {
             self.state.unstage(fetch.span as u32);
         }
-        if fetch.spoiled && wanted && last {
+        if fetch.spoiled && (wanted || prepared && held) && last {
             self.state.forget(fetch.id.layer, fetch.id.ordinal);
         }
         result.err().filter(|_| wanted)
@@ -420,7 +428,7 @@ impl Store {
         let deliveries = slices.div_ceil(each);
         let Some(entry) = self.slots.get_mut(slot as usize) else { return Err(lost(&self.pack, id)) };
         let number = self.io.fetch(id, slot as usize, deliveries, each);
-        *entry = Slot { arrived: 0, fetch: number, warm: false };
+        *entry = Slot { arrived: 0, fetch: number, warm: false, prepared: false };
         for delivery in 0..deliveries {
             let own = delivery * each..(delivery + 1) * each;
             let ends = |p: &LayerParts| Some(p.slice_range(record, own.start)?.start..p.slice_range(record, own.end.min(slices) - 1)?.end);
@@ -430,25 +438,6 @@ impl Store {
             self.io.deliver(number, record, delivery, part.start as u64..part.end as u64, lease, urgency);
         }
         Ok(())
-    }
-
-    /// Guesses that turned out right become demands; of the others, what has not been started is given up.
-    fn settle(&mut self) {
-        let (plan, slots, state) = (&self.read_plan, &self.slots, &self.state);
-        self.io.settle(|span| match slots.get(span) {
-            _ if plan.asks_for(span as u32) => Verdict::Demand,
-            Some(slot) if slot.warm => Verdict::Keep,
-            // A guess for a layer that is still to come.
-            _ if state.guessed_layer(span as u32).is_some_and(|layer| layer != plan.layer()) => Verdict::Keep,
-            _ => Verdict::GiveUp,
-        });
-        while let Some((fetch, last, lease)) = self.io.next_dropped() {
-            self.window.restore(lease);
-            self.state.unstage(fetch.span as u32);
-            if let Some(slot) = self.slots.get_mut(fetch.span).filter(|_| last) {
-                slot.fetch = NONE;
-            }
-        }
     }
 
     /// Hands to the kernel what is queued.

@@ -107,10 +107,10 @@ impl Reader {
             rereads: 0,
             registered: false,
             check: true,
-            fetches: Vec::with_capacity(fetches),
-            free: Vec::with_capacity(fetches),
+            fetches: Vec::with_capacity(fetches.max(DEPTH)),
+            free: Vec::with_capacity(fetches.max(DEPTH)),
             landed: Vec::with_capacity(DEPTH),
-            dropped: Vec::with_capacity(MAX_DELIVERIES),
+            dropped: Vec::with_capacity(DEPTH),
         }
     }
 

@@ -141,7 +141,7 @@ impl Store {
                     self.window.restore(arrival.lease);
                     arrival.result?;
                     if arrival.last {
-                        self.slots[arrival.fetch.span] = Slot { arrived: 0, fetch: NONE, warm: false };
+                        self.slots[arrival.fetch.span] = Slot { arrived: 0, fetch: NONE, warm: false, prepared: false };
                     }
                 }
             }
