@@ -263,6 +263,32 @@ fn a_guess_that_fails_is_forgotten_and_a_right_one_reports() {
 }
 
 #[test]
+fn a_prompt_reads_ahead_into_its_part_of_the_window() {
+    let tiny = TinyPack::new();
+    let record = tiny.open().index.get(BundleId::expert(2, 7)).unwrap().clone();
+    let faults = Faults { bad_bit: Some(record.offset + 9), delay: 5, ..Faults::default() };
+    let disk = crate::io::fake::FakeDisk::new(tiny.bytes.clone(), faults, 4);
+    let plan = MemoryPlan { staging: 2, ..tiny.plan(12) };
+    let pool = Pool::new(1);
+    let mut store = Store::with_queue(tiny.open(), &plan, Queue::new(Box::new(disk), 8), &pool).unwrap();
+    store.begin(64);
+    assert!(store.prepares(64) && !store.prepares(1));
+    store.prepare(0, [1, 2].into_iter()).unwrap();
+    hold(&mut store, 0, &[2, 3]).unwrap();
+    [2, 3].iter().for_each(|&e| assert_expert(&tiny, &store, 0, e));
+    // A miss that was read ahead is a miss still.
+    let stats = store.stats();
+    assert_eq!((stats.hits, stats.misses, stats.guesses, stats.guesses_used), (0, 2, 2, 1));
+    // Damage in what nobody wants in the end is nobody's business; wanting it is.
+    store.prepare(2, [7, 8].into_iter()).unwrap();
+    hold(&mut store, 2, &[8]).unwrap();
+    while store.advance(&pool, true).unwrap() {}
+    assert_eq!(hold(&mut store, 2, &[7]).unwrap_err().exit_code(), 3);
+    hold(&mut store, 2, &[8, 5]).unwrap();
+    [8, 5].iter().for_each(|&e| assert_expert(&tiny, &store, 2, e));
+}
+
+#[test]
 fn a_replay_reads_the_same_bytes_and_a_pretence_reads_none() {
     let tiny = TinyPack::new();
     let mut store = tiny.store(4, IoBackend::Buffered);
