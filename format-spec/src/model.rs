@@ -15,27 +15,65 @@ pub struct ModelSpec {
     pub context: u32,
     /// The head reuses the embedding matrix; the pack then has no head matrix.
     pub tied_head: bool,
+    /// Width of the embedding and of the head where it is not `hidden`: rows of the embedding then go through `ProjectIn [hidden, width]`, and
+    /// what the head reads comes from `ProjectOut [width, hidden]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding_width: Option<u32>,
+    /// Learned positions, added to the embedding (after `ProjectIn`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub positions: Option<LearnedPositions>,
     /// Norm before the head.
     pub final_norm: Norm,
     /// Layers in execution order.
     pub layers: Vec<LayerSpec>,
 }
 
-/// One pre-norm residual layer: `x += mixer(norm(x)); x += ffn(norm(x))`.
+/// A position encoding that is a table: the token at position `p` gets row `p + offset` of `Positions [rows, hidden]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LearnedPositions {
+    /// Rows of the table; at least `context + offset`.
+    pub rows: u32,
+    /// Row of position 0.
+    pub offset: u32,
+}
+
+/// One residual layer. [`NormOrder::Pre`]: `x += mixer(norm(x)); x += ffn(norm(x))`; [`NormOrder::Post`]: `x = norm(x + mixer(x)); x = norm(x + ffn(x))`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerSpec {
-    /// Norm in front of the mixer.
+    /// Norm of the mixer, in front of it or behind.
     pub mixer_norm: Norm,
     /// Token mixing.
     pub mixer: Mixer,
-    /// Norm in front of the feed-forward part.
+    /// Norm of the feed-forward part, in front of it or behind.
     pub ffn_norm: Norm,
     /// Channel mixing.
     pub ffn: Ffn,
+    /// Where the norms are.
+    #[serde(default, skip_serializing_if = "NormOrder::is_pre")]
+    pub norm_order: NormOrder,
 }
 
-/// RMS norm: `x * rsqrt(mean(x^2) + eps) * (w + offset)`.
+/// Where a layer's norms are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NormOrder {
+    /// In front of mixer and feed-forward part.
+    #[default]
+    Pre,
+    /// Behind the sum of the stream and the part's output.
+    Post,
+}
+
+impl NormOrder {
+    /// The order of nearly all models, which manifests leave out.
+    pub fn is_pre(&self) -> bool {
+        *self == NormOrder::Pre
+    }
+}
+
+/// A norm over the values of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Norm {
@@ -43,6 +81,36 @@ pub struct Norm {
     pub eps: f32,
     /// How the stored weight is read.
     pub weight: NormWeight,
+    /// What is computed.
+    #[serde(default, skip_serializing_if = "NormKind::is_rms")]
+    pub kind: NormKind,
+}
+
+impl Norm {
+    /// An RMS norm.
+    pub fn rms(eps: f32, weight: NormWeight) -> Norm {
+        Norm { eps, weight, kind: NormKind::Rms }
+    }
+}
+
+/// What a norm computes; `w` is the factor that [`NormWeight`] gives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NormKind {
+    /// `x * rsqrt(mean(x^2) + eps) * w` (Zhang and Sennrich 2019).
+    #[default]
+    Rms,
+    /// `(x - mean(x)) * rsqrt(variance(x) + eps) * w + b`, with a bias `b` (Ba et al. 2016).
+    Layer,
+    /// `x`: no norm, and no weight.
+    None,
+}
+
+impl NormKind {
+    /// The kind of nearly all models, which manifests leave out.
+    pub fn is_rms(&self) -> bool {
+        *self == NormKind::Rms
+    }
 }
 
 /// How a stored norm weight becomes a factor.
@@ -86,8 +154,8 @@ pub struct Attention {
     pub qk_norm: QkNorm,
     /// The heads' output is multiplied by `sigmoid(gate)` before O.
     pub output_gate: bool,
-    /// Rotary position encoding of queries and keys.
-    pub rope: Rope,
+    /// Rotary position encoding of queries and keys; `None` where positions are learned ([`ModelSpec::positions`]) or not encoded.
+    pub rope: Option<Rope>,
     /// A query sees this many positions, itself included; `None` means all before it.
     pub sliding_window: Option<u32>,
 }
@@ -214,20 +282,37 @@ pub enum Decay {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Ffn {
-    /// One gated feed-forward network, in the layer's trunk run.
+    /// One feed-forward network: in the layer's trunk run, or (up and down) in neuron groups.
     Dense(GatedFfn),
     /// Routed experts, each a bundle of its own.
     Routed(Routed),
 }
 
-/// `down(activation(gate x) * (up x))`: gate and up `[inner, hidden]`, down `[hidden, inner]`.
+/// `down(activation(gate x) * (up x))`: gate and up `[inner, hidden]`, down `[hidden, inner]`. Without a gate `down(activation(up x))`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GatedFfn {
     /// Neurons.
     pub inner: u32,
-    /// Applied to the gate projection.
+    /// Applied to the gate projection; without a gate, to the up projection.
     pub activation: Activation,
+    /// There is no gate matrix. Dense layers only.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub ungated: bool,
+    /// Each matrix has a bias. Dense layers only.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub bias: bool,
+}
+
+impl GatedFfn {
+    /// With a gate and without biases.
+    pub fn new(inner: u32, activation: Activation) -> GatedFfn {
+        GatedFfn { inner, activation, ungated: false, bias: false }
+    }
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// A mixture of experts.
@@ -277,22 +362,51 @@ pub enum Activation {
     Relu,
     /// Tanh approximation of GELU.
     GeluTanh,
+    /// `x` above the threshold, else 0 (Song et al. 2024, "ProSparse").
+    FatRelu {
+        /// At least 0.
+        threshold: f32,
+    },
+    /// `max(x, 0)^2` (So et al. 2021, "Primer").
+    SquaredRelu,
+}
+
+impl Activation {
+    /// The result is exactly zero for a range of inputs, so that a neuron may be left out.
+    pub fn is_sparse(self) -> bool {
+        match self {
+            Activation::Relu | Activation::FatRelu { .. } | Activation::SquaredRelu => true,
+            Activation::Silu | Activation::GeluTanh => false,
+        }
+    }
 }
 
 /// What a tensor of the trunk is for. Serialised by its snake-case name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// `[vocab, hidden]`.
+    /// `[vocab, hidden]`, or `[vocab, embedding_width]`.
     Embedding,
+    /// `[rows, hidden]`, see [`LearnedPositions`].
+    Positions,
+    /// `[hidden, embedding_width]`.
+    ProjectIn,
+    /// `[embedding_width, hidden]`.
+    ProjectOut,
     /// `[1, hidden]`.
     FinalNorm,
+    /// `[1, hidden]`.
+    FinalNormBias,
     /// `[vocab, hidden]`; absent when the head is tied.
     Head,
     /// `[1, hidden]`.
     MixerNorm,
     /// `[1, hidden]`.
+    MixerNormBias,
+    /// `[1, hidden]`.
     FfnNorm,
+    /// `[1, hidden]`.
+    FfnNormBias,
     /// Attention queries (and output gates).
     Q,
     /// Attention keys.
@@ -337,6 +451,12 @@ pub enum Role {
     FfnUp,
     /// `[hidden, inner]`, dense.
     FfnDown,
+    /// `[1, inner]`, dense.
+    FfnGateBias,
+    /// `[1, inner]`, dense.
+    FfnUpBias,
+    /// `[1, hidden]`, dense.
+    FfnDownBias,
     /// `[experts, hidden]`; rows are never permuted.
     Router,
     /// `[shared inner, hidden]`.

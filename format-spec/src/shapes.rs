@@ -1,7 +1,7 @@
 //! Which tensors a spec needs, in execution order, and their shapes. Converters bind to this list; readers check a manifest against it.
 
 use crate::error::FormatError;
-use crate::model::{Attention, Ffn, GatedDelta, LayerSpec, Mixer, ModelSpec, QkNorm, Role, Routed};
+use crate::model::{Attention, Ffn, GatedDelta, GatedFfn, LayerSpec, Mixer, ModelSpec, Norm, NormKind, QkNorm, Role, Routed};
 
 /// A tensor that a spec needs: `rows` rows of `cols` values. Vectors have one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,16 +17,32 @@ pub struct TensorShape {
 impl ModelSpec {
     /// Tensors of the embedding run.
     pub fn embedding_tensors(&self) -> Vec<TensorShape> {
-        vec![shape(Role::Embedding, self.vocab, self.hidden)]
+        let mut list = vec![shape(Role::Embedding, self.vocab, self.embedding_width())];
+        if self.embedding_width.is_some() {
+            list.push(shape(Role::ProjectIn, self.hidden, self.embedding_width()));
+        }
+        if let Some(p) = &self.positions {
+            list.push(shape(Role::Positions, p.rows, self.hidden));
+        }
+        list
     }
 
     /// Tensors of the head run.
     pub fn head_tensors(&self) -> Vec<TensorShape> {
-        let mut list = vec![shape(Role::FinalNorm, 1, self.hidden)];
+        let mut list = Vec::new();
+        norm(&self.final_norm, self.hidden, [Role::FinalNorm, Role::FinalNormBias], &mut list);
+        if self.embedding_width.is_some() {
+            list.push(shape(Role::ProjectOut, self.embedding_width(), self.hidden));
+        }
         if !self.tied_head {
-            list.push(shape(Role::Head, self.vocab, self.hidden));
+            list.push(shape(Role::Head, self.vocab, self.embedding_width()));
         }
         list
+    }
+
+    /// Values in a row of the embedding and of the head.
+    pub fn embedding_width(&self) -> u32 {
+        self.embedding_width.unwrap_or(self.hidden)
     }
 }
 
@@ -34,21 +50,51 @@ impl LayerSpec {
     /// Tensors of this layer's trunk run in execution order; `hidden` is the model's width. Fails only if a product of sizes overflows,
     /// which [`ModelSpec::validate`] rules out.
     pub fn tensors(&self, hidden: u32) -> Result<Vec<TensorShape>, FormatError> {
-        let mut list = vec![shape(Role::MixerNorm, 1, hidden)];
+        let mut list = Vec::new();
+        norm(&self.mixer_norm, hidden, [Role::MixerNorm, Role::MixerNormBias], &mut list);
         match &self.mixer {
             Mixer::Attention(a) => attention(a, hidden, &mut list)?,
             Mixer::GatedDelta(d) => gated_delta(d, hidden, &mut list)?,
         }
-        list.push(shape(Role::FfnNorm, 1, hidden));
+        norm(&self.ffn_norm, hidden, [Role::FfnNorm, Role::FfnNormBias], &mut list);
         match &self.ffn {
-            Ffn::Dense(f) => {
-                list.push(shape(Role::FfnGate, f.inner, hidden));
-                list.push(shape(Role::FfnUp, f.inner, hidden));
-                list.push(shape(Role::FfnDown, hidden, f.inner));
-            }
+            Ffn::Dense(f) => dense(f, hidden, &mut list),
             Ffn::Routed(r) => routed(r, hidden, &mut list),
         }
         Ok(list)
+    }
+
+    /// As [`LayerSpec::tensors`] for a layer whose neurons are in groups: those that stay in the trunk run.
+    pub fn tensors_beside_groups(&self, hidden: u32) -> Result<Vec<TensorShape>, FormatError> {
+        let mut list = self.tensors(hidden)?;
+        if let Ffn::Dense(f) = &self.ffn {
+            list.retain(|t| !in_group(f, t.role));
+        }
+        Ok(list)
+    }
+}
+
+/// A matrix of a dense layer that neuron groups hold. What decides whether a neuron fires stays in the trunk: the gate, or up where there is no gate.
+pub fn in_group(f: &GatedFfn, role: Role) -> bool {
+    role == Role::FfnDown || (role == Role::FfnUp && !f.ungated)
+}
+
+fn norm(n: &Norm, width: u32, [weight, bias]: [Role; 2], list: &mut Vec<TensorShape>) {
+    match n.kind {
+        NormKind::Rms => list.push(shape(weight, 1, width)),
+        NormKind::Layer => list.extend([shape(weight, 1, width), shape(bias, 1, width)]),
+        NormKind::None => {}
+    }
+}
+
+fn dense(f: &GatedFfn, hidden: u32, list: &mut Vec<TensorShape>) {
+    let gate = (Role::FfnGate, Role::FfnGateBias, f.inner, hidden);
+    let rest = [(Role::FfnUp, Role::FfnUpBias, f.inner, hidden), (Role::FfnDown, Role::FfnDownBias, hidden, f.inner)];
+    for (matrix, bias, rows, cols) in Some(gate).filter(|_| !f.ungated).into_iter().chain(rest) {
+        list.push(shape(matrix, rows, cols));
+        if f.bias {
+            list.push(shape(bias, 1, rows));
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use crate::error::FormatError;
 use crate::model::{
-    Attention, Ffn, GatedDelta, GatedFfn, LayerSpec, Mixer, ModelSpec, Norm, QkNorm, Rope, RopeScaling, Routed, SharedExpert,
+    Activation, Attention, Ffn, GatedDelta, GatedFfn, LayerSpec, Mixer, ModelSpec, Norm, NormKind, QkNorm, Rope, RopeScaling, Routed,
+    SharedExpert,
 };
 
 /// Most layers a model may have.
@@ -29,6 +30,15 @@ impl ModelSpec {
         between("hidden", self.hidden, 1, MAX_WIDTH)?;
         between("vocab", self.vocab, 1, MAX_VOCAB)?;
         between("context", self.context, 1, MAX_CONTEXT)?;
+        if let Some(width) = self.embedding_width {
+            between("embedding width", width, 1, MAX_WIDTH)?;
+        }
+        if let Some(p) = &self.positions {
+            let needed = self.context.saturating_add(p.offset);
+            if p.rows < needed || p.rows > MAX_VOCAB {
+                return Err(FormatError::invalid("learned positions", format!("{} rows are not between {needed} and {MAX_VOCAB}", p.rows)));
+            }
+        }
         let layers = u32::try_from(self.layers.len()).unwrap_or(u32::MAX);
         between("number of layers", layers, 1, MAX_LAYERS)?;
         norm("final norm", &self.final_norm)?;
@@ -102,6 +112,14 @@ fn norm(what: &str, n: &Norm) -> Result<()> {
     Ok(())
 }
 
+/// Inside a mixer only RMS norms are known.
+fn rms_norm(what: &str, n: &Norm) -> Result<()> {
+    if n.kind != NormKind::Rms {
+        return Err(FormatError::invalid(what, "is not an RMS norm"));
+    }
+    norm(what, n)
+}
+
 fn attention(a: &Attention) -> Result<()> {
     between("heads", a.heads, 1, MAX_WIDTH)?;
     between("key/value heads", a.kv_heads, 1, MAX_WIDTH)?;
@@ -111,12 +129,12 @@ fn attention(a: &Attention) -> Result<()> {
     positive("attention scale", f64::from(a.scale))?;
     match &a.qk_norm {
         QkNorm::None => {}
-        QkNorm::PerHead(n) | QkNorm::FullWidth(n) => norm("query/key norm", n)?,
+        QkNorm::PerHead(n) | QkNorm::FullWidth(n) => rms_norm("query/key norm", n)?,
     }
     if a.sliding_window == Some(0) {
         return Err(FormatError::invalid("sliding window", "0 positions; a query must see at least itself"));
     }
-    rope(&a.rope, a.head_dim)
+    a.rope.as_ref().map_or(Ok(()), |r| rope(r, a.head_dim))
 }
 
 fn rope(r: &Rope, head_dim: u32) -> Result<()> {
@@ -155,12 +173,26 @@ fn gated_delta(d: &GatedDelta) -> Result<()> {
     width("width of all key heads", d.key_heads, d.key_dim)?;
     width("width of all value heads", d.value_heads, d.value_dim)?;
     between("convolution taps", d.conv_kernel, 1, MAX_CONV_KERNEL)?;
-    norm("delta net norm", &d.norm)?;
+    rms_norm("delta net norm", &d.norm)?;
     positive("L2 epsilon", f64::from(d.l2_eps))
 }
 
 fn gated_ffn(what: &str, f: &GatedFfn) -> Result<()> {
-    between(&format!("{what} neurons"), f.inner, 1, MAX_INNER)
+    between(&format!("{what} neurons"), f.inner, 1, MAX_INNER)?;
+    match f.activation {
+        Activation::FatRelu { threshold } if !(threshold.is_finite() && threshold >= 0.0) => {
+            Err(FormatError::invalid(format!("{what} threshold"), format!("{threshold} is not a number of at least 0")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An expert has the plain form: its bundle has gate, up and down, and no biases.
+fn expert(what: &str, f: &GatedFfn) -> Result<()> {
+    if f.ungated || f.bias {
+        return Err(FormatError::invalid(what, "experts have a gate and no biases"));
+    }
+    gated_ffn(what, f)
 }
 
 fn routed(r: &Routed) -> Result<()> {
@@ -168,9 +200,9 @@ fn routed(r: &Routed) -> Result<()> {
     if r.top_k == 0 || r.top_k > r.experts {
         return Err(FormatError::invalid("experts per token", format!("{} of {} experts", r.top_k, r.experts)));
     }
-    gated_ffn("expert", &r.expert)?;
+    expert("expert", &r.expert)?;
     match &r.shared {
-        Some(SharedExpert { ffn, gated: _ }) => gated_ffn("shared expert", ffn),
+        Some(SharedExpert { ffn, gated: _ }) => expert("shared expert", ffn),
         None => Ok(()),
     }
 }
@@ -181,7 +213,7 @@ mod tests {
     use crate::model::*;
 
     fn spec() -> ModelSpec {
-        let norm = Norm { eps: 1e-6, weight: NormWeight::Plain };
+        let norm = Norm::rms(1e-6, NormWeight::Plain);
         let attention = Attention {
             heads: 4,
             kv_heads: 2,
@@ -191,7 +223,7 @@ mod tests {
             out_bias: false,
             qk_norm: QkNorm::PerHead(norm),
             output_gate: true,
-            rope: Rope { theta: 1e4, dim: 8, pairing: RopePairing::Halves, scaling: RopeScaling::Factors { factors: vec![1.0; 4] } },
+            rope: Some(Rope { theta: 1e4, dim: 8, pairing: RopePairing::Halves, scaling: RopeScaling::Factors { factors: vec![1.0; 4] } }),
             sliding_window: Some(7),
         };
         let delta = GatedDelta {
@@ -205,7 +237,7 @@ mod tests {
             norm,
             l2_eps: 1e-6,
         };
-        let ffn = GatedFfn { inner: 32, activation: Activation::Silu };
+        let ffn = GatedFfn::new(32, Activation::Silu);
         let routed = Routed {
             experts: 8,
             top_k: 2,
@@ -213,12 +245,14 @@ mod tests {
             router: Router::Softmax { renormalize: true },
             shared: Some(SharedExpert { ffn: ffn.clone(), gated: true }),
         };
-        let layer = |mixer, ffn| LayerSpec { mixer_norm: norm, mixer, ffn_norm: norm, ffn };
+        let layer = |mixer, ffn| LayerSpec { mixer_norm: norm, mixer, ffn_norm: norm, ffn, norm_order: NormOrder::Pre };
         ModelSpec {
             hidden: 64,
             vocab: 512,
             context: 2048,
             tied_head: false,
+            embedding_width: None,
+            positions: None,
             final_norm: norm,
             layers: vec![layer(Mixer::Attention(attention), Ffn::Dense(ffn)), layer(Mixer::GatedDelta(delta), Ffn::Routed(routed))],
         }
@@ -235,6 +269,17 @@ mod tests {
         match &mut s.layers[1].mixer {
             Mixer::GatedDelta(d) => d,
             Mixer::Attention(_) => unreachable!("layer 1 of the fixture is a delta net"),
+        }
+    }
+
+    fn rope_of(s: &mut ModelSpec) -> &mut Rope {
+        attention_of(s).rope.as_mut().expect("the fixture has a rotary encoding")
+    }
+
+    fn dense_of(s: &mut ModelSpec) -> &mut GatedFfn {
+        match &mut s.layers[0].ffn {
+            Ffn::Dense(f) => f,
+            Ffn::Routed(_) => unreachable!("layer 0 of the fixture is dense"),
         }
     }
 
@@ -270,16 +315,13 @@ mod tests {
             (|s| attention_of(s).head_dim = 1 << 19, "layer 0: width of all heads is invalid"),
             (|s| attention_of(s).scale = f32::INFINITY, "layer 0: attention scale is invalid: inf"),
             (|s| attention_of(s).sliding_window = Some(0), "layer 0: sliding window is invalid"),
-            (|s| attention_of(s).rope.theta = 0.0, "layer 0: rope theta is invalid: 0"),
-            (|s| attention_of(s).rope.theta = -1.0, "layer 0: rope theta is invalid: -1"),
-            (|s| attention_of(s).rope.theta = f64::NAN, "layer 0: rope theta is invalid: NaN"),
-            (|s| attention_of(s).rope.dim = 7, "layer 0: rotary pair width is invalid: 2 does not divide"),
-            (|s| attention_of(s).rope.dim = 18, "layer 0: rotary width is invalid: 18"),
-            (
-                |s| attention_of(s).rope.scaling = RopeScaling::Factors { factors: vec![1.0] },
-                "layer 0: rope factors is invalid: 1 entries, 4 pairs",
-            ),
-            (|s| attention_of(s).rope.scaling = RopeScaling::Linear { factor: 0.0 }, "layer 0: rope factor is invalid: 0"),
+            (|s| rope_of(s).theta = 0.0, "layer 0: rope theta is invalid: 0"),
+            (|s| rope_of(s).theta = -1.0, "layer 0: rope theta is invalid: -1"),
+            (|s| rope_of(s).theta = f64::NAN, "layer 0: rope theta is invalid: NaN"),
+            (|s| rope_of(s).dim = 7, "layer 0: rotary pair width is invalid: 2 does not divide"),
+            (|s| rope_of(s).dim = 18, "layer 0: rotary width is invalid: 18"),
+            (|s| rope_of(s).scaling = RopeScaling::Factors { factors: vec![1.0] }, "layer 0: rope factors is invalid: 1 entries, 4 pairs"),
+            (|s| rope_of(s).scaling = RopeScaling::Linear { factor: 0.0 }, "layer 0: rope factor is invalid: 0"),
             (|s| delta_of(s).key_heads = 3, "layer 1: key heads is invalid: 3 does not divide value heads (4)"),
             (|s| delta_of(s).conv_kernel = 0, "layer 1: convolution taps is invalid: 0"),
             (|s| delta_of(s).value_dim = u32::MAX, "layer 1: value head width is invalid"),
@@ -288,6 +330,17 @@ mod tests {
             (|s| routed_of(s).experts = 4097, "layer 1: experts is invalid: 4097"),
             (|s| routed_of(s).top_k = 0, "layer 1: experts per token is invalid: 0 of 8 experts"),
             (|s| routed_of(s).top_k = 9, "layer 1: experts per token is invalid: 9 of 8 experts"),
+            (|s| s.embedding_width = Some(0), "embedding width is invalid: 0"),
+            (
+                |s| attention_of(s).qk_norm = QkNorm::PerHead(Norm { kind: NormKind::Layer, ..Norm::rms(1e-6, NormWeight::Plain) }),
+                "layer 0: query/key norm is invalid: is not an RMS norm",
+            ),
+            (
+                |s| s.positions = Some(LearnedPositions { rows: 2049, offset: 2 }),
+                "learned positions is invalid: 2049 rows are not between 2050",
+            ),
+            (|s| dense_of(s).activation = Activation::FatRelu { threshold: f32::NAN }, "layer 0: ffn threshold is invalid: NaN"),
+            (|s| routed_of(s).expert.ungated = true, "layer 1: expert is invalid: experts have a gate"),
             (|s| routed_of(s).expert.inner = 0, "layer 1: expert neurons is invalid: 0"),
             (|s| routed_of(s).shared.as_mut().unwrap().ffn.inner = 0, "layer 1: shared expert neurons is invalid: 0"),
         ];

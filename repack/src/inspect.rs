@@ -4,7 +4,7 @@ use crate::plan::kinds::{kind_name, sizes_by_kind};
 use crate::progress::size;
 use forebay_format::layout::manifest::TensorPlace;
 use forebay_format::layout::superblock::hex;
-use forebay_format::model::{Activation, Ffn, LayerSpec, Mixer, RopeScaling};
+use forebay_format::model::{Activation, Ffn, LayerSpec, Mixer, Rope, RopeScaling};
 use forebay_format::reference::Reader;
 use forebay_format::validate_pack::{matrix_bytes, role_name};
 use forebay_format::{BundleId, Kind};
@@ -84,13 +84,7 @@ fn mixer_text(layer: &LayerSpec) -> String {
         Mixer::Attention(a) => {
             let window = a.sliding_window.map_or(String::new(), |w| format!(", window {w}"));
             let gate = if a.output_gate { ", output gate" } else { "" };
-            let scaling = match &a.rope.scaling {
-                RopeScaling::None => String::new(),
-                RopeScaling::Linear { factor } => format!(", linear / {factor}"),
-                RopeScaling::Factors { factors } => format!(", {} frequency factors", factors.len()),
-                RopeScaling::Yarn { factor, .. } => format!(", YaRN x {factor}"),
-            };
-            let rope = format!("rotary {} of {}, theta {}{scaling}", a.rope.dim, a.head_dim, a.rope.theta);
+            let rope = a.rope.as_ref().map_or("no rotary encoding".into(), |r| rope_text(r, a.head_dim));
             format!("attention, {} heads of {}, {} key/value{gate}{window}, {rope}", a.heads, a.head_dim, a.kv_heads)
         }
         Mixer::GatedDelta(d) => format!(
@@ -100,11 +94,23 @@ fn mixer_text(layer: &LayerSpec) -> String {
     }
 }
 
-fn activation(a: Activation) -> &'static str {
+fn rope_text(r: &Rope, head_dim: u32) -> String {
+    let scaling = match &r.scaling {
+        RopeScaling::None => String::new(),
+        RopeScaling::Linear { factor } => format!(", linear / {factor}"),
+        RopeScaling::Factors { factors } => format!(", {} frequency factors", factors.len()),
+        RopeScaling::Yarn { factor, .. } => format!(", YaRN x {factor}"),
+    };
+    format!("rotary {} of {head_dim}, theta {}{scaling}", r.dim, r.theta)
+}
+
+fn activation(a: Activation) -> String {
     match a {
-        Activation::Silu => "silu",
-        Activation::Relu => "relu",
-        Activation::GeluTanh => "gelu (tanh)",
+        Activation::Silu => "silu".into(),
+        Activation::Relu => "relu".into(),
+        Activation::GeluTanh => "gelu (tanh)".into(),
+        Activation::FatRelu { threshold } => format!("relu above {threshold}"),
+        Activation::SquaredRelu => "relu squared".into(),
     }
 }
 

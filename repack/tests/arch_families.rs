@@ -59,11 +59,11 @@ fn without_format(mut spec: ModelSpec) -> ModelSpec {
         plain(&mut layer.ffn_norm);
         match &mut layer.mixer {
             Mixer::Attention(a) => {
-                a.rope.pairing = RopePairing::Halves;
+                rope_mut(a).pairing = RopePairing::Halves;
                 if let QkNorm::PerHead(n) | QkNorm::FullWidth(n) = &mut a.qk_norm {
                     plain(n);
                 }
-                if let RopeScaling::Factors { factors } = &mut a.rope.scaling {
+                if let RopeScaling::Factors { factors } = &mut rope_mut(a).scaling {
                     // The two computations agree to a few units in the last place; the comparison is on 5 digits.
                     factors.iter_mut().for_each(|f| *f = (*f * 1e5).round() / 1e5);
                 }
@@ -82,6 +82,14 @@ fn attention(b: &Binding, layer: usize) -> &Attention {
         Mixer::Attention(a) => a,
         Mixer::GatedDelta(_) => panic!("layer {layer} is not attention"),
     }
+}
+
+fn rope(a: &Attention) -> &Rope {
+    a.rope.as_ref().expect("a rotary encoding")
+}
+
+fn rope_mut(a: &mut Attention) -> &mut Rope {
+    a.rope.as_mut().expect("a rotary encoding")
 }
 
 fn delta(b: &Binding, layer: usize) -> &GatedDelta {
@@ -139,20 +147,23 @@ fn what_the_folders_exercise_is_in_the_specs() {
     let llama = of("llama", "");
     let a = attention(&llama, 0);
     assert_eq!((a.heads, a.kv_heads, a.head_dim, a.scale), (4, 2, 16, 0.25));
-    assert_eq!(a.rope, Rope { theta: 1e4, dim: 16, pairing: RopePairing::Halves, scaling: RopeScaling::None });
+    assert_eq!(*rope(a), Rope { theta: 1e4, dim: 16, pairing: RopePairing::Halves, scaling: RopeScaling::None });
     assert!(!llama.spec.tied_head);
-    assert_eq!(attention(&of("llama", "model-f16.gguf"), 0).rope.pairing, RopePairing::Adjacent);
-    assert_eq!(attention(&of("mixtral", "model-f16.gguf"), 0).rope.pairing, RopePairing::Adjacent);
-    assert_eq!(attention(&of("qwen2", "model-f16.gguf"), 0).rope.pairing, RopePairing::Halves);
+    assert_eq!(rope(attention(&of("llama", "model-f16.gguf"), 0)).pairing, RopePairing::Adjacent);
+    assert_eq!(rope(attention(&of("mixtral", "model-f16.gguf"), 0)).pairing, RopePairing::Adjacent);
+    assert_eq!(rope(attention(&of("qwen2", "model-f16.gguf"), 0)).pairing, RopePairing::Halves);
 
     let relu = of("llama-relu", "");
-    assert!(matches!(relu.spec.layers[2].ffn, Ffn::Dense(GatedFfn { inner: 192, activation: Activation::Relu })));
+    assert!(matches!(
+        relu.spec.layers[2].ffn,
+        Ffn::Dense(GatedFfn { inner: 192, activation: Activation::Relu, ungated: false, bias: false })
+    ));
 
     let qwen2 = of("qwen2", "");
     assert!(attention(&qwen2, 1).qkv_bias && !attention(&qwen2, 1).out_bias);
     assert_eq!((attention(&qwen2, 1).sliding_window, qwen2.spec.vocab, qwen2.spec.tied_head), (None, 544, true));
 
-    let norm = Norm { eps: 1e-6, weight: NormWeight::Plain };
+    let norm = Norm::rms(1e-6, NormWeight::Plain);
     assert_eq!(attention(&of("qwen3", ""), 0).qk_norm, QkNorm::PerHead(norm));
     assert_eq!(attention(&of("olmoe", ""), 0).qk_norm, QkNorm::FullWidth(Norm { eps: 1e-5, ..norm }));
     assert_eq!(routed(&of("olmoe", ""), 0).router, Router::Softmax { renormalize: false });
@@ -164,7 +175,7 @@ fn what_the_folders_exercise_is_in_the_specs() {
 #[test]
 fn llama3_factors_are_those_of_the_other_source() {
     let Some(root) = shared("oracles/llama-rope3") else { return };
-    let factors = |file: &str| match attention(&bound(&root.join(file)).1, 0).rope.scaling.clone() {
+    let factors = |file: &str| match rope(attention(&bound(&root.join(file)).1, 0)).scaling.clone() {
         RopeScaling::Factors { factors } => factors,
         other => panic!("{other:?}"),
     };
@@ -188,11 +199,11 @@ fn the_hybrid_from_both_sources() {
     assert_eq!((d.value_head_order, d.decay, d.norm.weight), (ValueHeadOrder::Grouped, Decay::Log, NormWeight::Plain));
     assert_eq!(hf.spec.layers[0].ffn_norm.weight, NormWeight::ZeroCentered);
     let a = attention(&hf, 3);
-    assert!(a.output_gate && a.qk_norm == QkNorm::PerHead(Norm { eps: 1e-6, weight: NormWeight::ZeroCentered }));
-    assert_eq!((a.rope.dim, a.rope.theta), (8, 1e7));
+    assert!(a.output_gate && a.qk_norm == QkNorm::PerHead(Norm::rms(1e-6, NormWeight::ZeroCentered)));
+    assert_eq!((rope(a).dim, rope(a).theta), (8, 1e7));
     let r = routed(&hf, 1);
     assert_eq!((r.experts, r.top_k, r.expert.inner), (8, 3, 32));
-    assert_eq!(r.shared, Some(SharedExpert { ffn: GatedFfn { inner: 64, activation: Activation::Silu }, gated: true }));
+    assert_eq!(r.shared, Some(SharedExpert { ffn: GatedFfn::new(64, Activation::Silu), gated: true }));
     assert!(!hf.carried.is_empty());
     assert_eq!(hf.unused.len(), 1);
     assert_eq!(hf.unused[0].what, "vision tower");
@@ -217,7 +228,7 @@ fn the_trained_models_bind() {
     assert!(b.chat_template.as_deref().is_some_and(|t| t.contains("<|im_start|>")));
     let (checkpoint, b) = bound(&root.join("relu-llama-19m"));
     account(&checkpoint, &b);
-    assert!(matches!(b.spec.layers[7].ffn, Ffn::Dense(GatedFfn { inner: 2048, activation: Activation::Relu })));
+    assert!(matches!(b.spec.layers[7].ffn, Ffn::Dense(GatedFfn { inner: 2048, activation: Activation::Relu, .. })));
 }
 
 /// The bundled model: its list of recurrent blocks contradicts its interval, and wins.
@@ -228,8 +239,22 @@ fn the_bundled_model_binds() {
     let kinds: Vec<bool> = b.spec.layers.iter().map(|l| matches!(l.mixer, Mixer::GatedDelta(_))).collect();
     assert_eq!(kinds, [true, true, false, true, true, false]);
     assert!(b.spec.tied_head);
-    assert_eq!(attention(&b, 2).rope.dim, 24);
+    assert_eq!(rope(attention(&b, 2)).dim, 24);
     assert!(b.carried.is_empty() && b.unused.is_empty() && b.remarks.is_empty());
+}
+
+#[test]
+fn opt_has_positions_biases_and_no_gate() {
+    let Some(root) = shared("oracles") else { return };
+    let (checkpoint, b) = bound(&root.join("opt"));
+    account(&checkpoint, &b);
+    assert_eq!(b.spec.positions, Some(LearnedPositions { rows: 386, offset: 2 }));
+    assert!(b.spec.tied_head && b.spec.embedding_width.is_none() && b.spec.final_norm.kind == NormKind::Layer);
+    let layer = &b.spec.layers[1];
+    assert_eq!((layer.norm_order, layer.mixer_norm.kind, layer.mixer_norm.eps), (NormOrder::Pre, NormKind::Layer, 1e-5));
+    assert_eq!(layer.ffn, Ffn::Dense(GatedFfn { inner: 256, activation: Activation::Relu, ungated: true, bias: true }));
+    let a = attention(&b, 1);
+    assert!(a.rope.is_none() && a.qkv_bias && a.out_bias && a.scale == 0.25);
 }
 
 #[test]
@@ -246,7 +271,6 @@ fn other_families_are_refused_by_name() {
         ("glm4_moe/model-f16.gguf", "architecture \"glm4moe\" is not supported"),
         ("minimax_m2", "model type \"minimax_m2\" is not supported"),
         ("minimax_m2/model-f16.gguf", "architecture \"minimax-m2\" is not supported"),
-        ("opt", "model type \"opt\" is not supported"),
         ("qwen3_next", "model type \"qwen3_next\" is not supported"),
         ("qwen3_next/model-f16.gguf", "architecture \"qwen3next\" is not supported"),
     ];

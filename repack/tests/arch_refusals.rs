@@ -167,7 +167,8 @@ fn unknown_mechanisms() {
             "model class \"LlamaForSequenceClassification\" is not supported",
             4,
         ),
-        (llama, |t| t.config["hidden_act"] = json!("relu2"), "activation \"relu2\" is not supported", 4),
+        (llama, |t| t.config["hidden_act"] = json!("mish"), "activation \"mish\" is not supported", 4),
+        (llama, |t| t.config["hidden_act"] = json!("fatrelu"), "hidden_act_param is missing", 1),
         (
             llama,
             |t| t.config["quantization_config"] = json!({"quant_method": "gptq", "bits": 4}),
@@ -348,7 +349,7 @@ fn the_dense_hybrid() {
     let b = bind_toy(&toy).unwrap();
     assert!(b.spec.layers.iter().all(|l| matches!(l.ffn, Ffn::Dense(GatedFfn { inner: 24, .. }))));
     assert!(matches!(&b.spec.layers[0].mixer, Mixer::GatedDelta(d) if d.decay == Decay::Log));
-    assert!(matches!(&b.spec.layers[1].mixer, Mixer::Attention(a) if a.output_gate && a.rope.dim == 2));
+    assert!(matches!(&b.spec.layers[1].mixer, Mixer::Attention(a) if a.output_gate && a.rope.as_ref().is_some_and(|r| r.dim == 2)));
 
     let b = gguf(|pairs, c| {
         for (key, value) in pairs.iter_mut() {
@@ -378,8 +379,10 @@ fn yarn_as_the_qwen_family_writes_it() {
     let b = bind_toy(&toy).unwrap();
     assert_eq!(b.spec.context, 256);
     let Mixer::Attention(a) = &b.spec.layers[0].mixer else { panic!("not attention") };
-    let RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, attention_factor, truncate } = a.rope.scaling else {
-        panic!("{:?}", a.rope.scaling)
+    let RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, attention_factor, truncate } =
+        a.rope.as_ref().expect("a rotary encoding").scaling
+    else {
+        panic!("{:?}", a.rope)
     };
     assert_eq!((factor, original_context, beta_fast, beta_slow, truncate), (4.0, 64, 32.0, 1.0, true));
     assert!((attention_factor - (0.1 * 4f32.ln() + 1.0)).abs() < 1e-6);

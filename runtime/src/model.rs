@@ -2,19 +2,20 @@
 
 use crate::error::{Error, Result};
 use crate::ffn::coarse::CoarseRouter;
-use crate::ffn::dense::DenseFfn;
+use crate::ffn::dense::{Biases, DenseFfn};
 use crate::ffn::routed::{self, RoutedFfn, Shared};
 use crate::kernels::Pool;
 use crate::mixer::attention::{self, AttentionLayer, QkNorms};
 use crate::mixer::conv::Conv;
 use crate::mixer::gated_delta::{self, GatedDeltaLayer};
 use crate::mixer::rope::RopeTable;
-use crate::norm::RmsNorm;
+use crate::norm::{RmsNorm, StreamNorm};
 use crate::store::Store;
 use crate::trunk::{RunId, TensorHandle};
 use forebay_format::layout::manifest::{Manifest, TensorPlace};
 use forebay_format::model::{
-    Attention, Decay, Ffn, GatedDelta, GatedFfn, LayerSpec, Mixer, ModelSpec, Norm, NormWeight, QkNorm, Role, Rope, Routed,
+    Attention, Decay, Ffn, GatedDelta, GatedFfn, LayerSpec, Mixer, ModelSpec, Norm, NormKind, NormOrder, NormWeight, QkNorm, Role, Rope,
+    Routed,
 };
 use forebay_format::shapes::TensorShape;
 use forebay_format::validate_pack::role_name;
@@ -41,14 +42,25 @@ pub enum FfnLayer {
 /// A layer.
 #[derive(Debug)]
 pub struct Layer {
-    /// Norm in front of the mixer.
-    pub mixer_norm: RmsNorm,
+    /// Norm of the mixer.
+    pub mixer_norm: StreamNorm,
     /// Token mixing.
     pub mixer: MixerLayer,
-    /// Norm in front of the feed-forward part.
-    pub ffn_norm: RmsNorm,
+    /// Norm of the feed-forward part.
+    pub ffn_norm: StreamNorm,
     /// Channel mixing.
     pub ffn: FfnLayer,
+    /// Where the norms are.
+    pub order: NormOrder,
+}
+
+/// A table of positions.
+#[derive(Clone, Copy, Debug)]
+pub struct Positions {
+    /// `[rows, hidden]`.
+    pub table: TensorHandle,
+    /// Row of position 0.
+    pub offset: usize,
 }
 
 /// The model.
@@ -58,12 +70,18 @@ pub struct Model {
     pub hidden: usize,
     /// Rows of the embedding and of the head.
     pub vocab: usize,
-    /// `[vocab, hidden]`.
+    /// `[vocab, width]`.
     pub embedding: TensorHandle,
-    /// `[vocab, hidden]`; the embedding itself if the head is tied.
+    /// `[vocab, width]`; the embedding itself if the head is tied.
     pub head: TensorHandle,
+    /// Width of embedding and head.
+    pub width: usize,
+    /// From the embedding's width to `hidden`, and back before the head.
+    pub projections: Option<[TensorHandle; 2]>,
+    /// Learned positions.
+    pub positions: Option<Positions>,
     /// Norm before the head.
-    pub final_norm: RmsNorm,
+    pub final_norm: StreamNorm,
     /// Distinct rotary encodings.
     pub ropes: Vec<RopeTable>,
     /// In execution order.
@@ -125,10 +143,10 @@ pub fn routed_shape(r: &Routed, hidden: usize) -> routed::Shape {
 pub fn ropes(spec: &ModelSpec) -> Vec<&Rope> {
     let mut list: Vec<&Rope> = Vec::new();
     for layer in &spec.layers {
-        if let Mixer::Attention(a) = &layer.mixer
-            && !list.contains(&&a.rope)
+        if let Mixer::Attention(Attention { rope: Some(rope), .. }) = &layer.mixer
+            && !list.contains(&rope)
         {
-            list.push(&a.rope);
+            list.push(rope);
         }
     }
     list
@@ -170,8 +188,17 @@ impl Model {
             hidden: spec.hidden as usize,
             vocab: spec.vocab as usize,
             embedding: embedding.find(Role::Embedding)?,
+            width: spec.embedding_width() as usize,
+            projections: match spec.embedding_width {
+                Some(_) => Some([embedding.find(Role::ProjectIn)?, head.find(Role::ProjectOut)?]),
+                None => None,
+            },
+            positions: match &spec.positions {
+                Some(p) => Some(Positions { table: embedding.find(Role::Positions)?, offset: p.offset as usize }),
+                None => None,
+            },
             head: if spec.tied_head { embedding.find(Role::Embedding)? } else { head.find(Role::Head)? },
-            final_norm: head.norm(Role::FinalNorm, &spec.final_norm)?,
+            final_norm: head.stream_norm([Role::FinalNorm, Role::FinalNormBias], &spec.final_norm)?,
             layers,
             ropes: ropes.into_iter().map(RopeTable::new).collect(),
         })
@@ -220,6 +247,17 @@ impl Run<'_> {
         }
         Ok(RmsNorm { eps: spec.eps, factor })
     }
+
+    fn stream_norm(&self, [weight, bias]: [Role; 2], spec: &Norm) -> Result<StreamNorm> {
+        Ok(match spec.kind {
+            NormKind::Rms => StreamNorm::Rms(self.norm(weight, spec)?),
+            NormKind::Layer => {
+                let RmsNorm { eps, factor } = self.norm(weight, spec)?;
+                StreamNorm::Layer { eps, factor, bias: self.values(bias)? }
+            }
+            NormKind::None => StreamNorm::None,
+        })
+    }
 }
 
 fn load_layer(run: Run, number: u32, spec: &LayerSpec, types: Option<[QuantType; 3]>, hidden: usize, ropes: &[&Rope]) -> Result<Layer> {
@@ -236,7 +274,9 @@ fn load_layer(run: Run, number: u32, spec: &LayerSpec, types: Option<[QuantType;
             );
         }
     };
-    Ok(Layer { mixer_norm: run.norm(Role::MixerNorm, &spec.mixer_norm)?, mixer, ffn_norm: run.norm(Role::FfnNorm, &spec.ffn_norm)?, ffn })
+    let mixer_norm = run.stream_norm([Role::MixerNorm, Role::MixerNormBias], &spec.mixer_norm)?;
+    let ffn_norm = run.stream_norm([Role::FfnNorm, Role::FfnNormBias], &spec.ffn_norm)?;
+    Ok(Layer { mixer_norm, mixer, ffn_norm, ffn, order: spec.norm_order })
 }
 
 fn load_attention(run: Run, a: &Attention, ropes: &[&Rope]) -> Result<AttentionLayer> {
@@ -254,7 +294,7 @@ fn load_attention(run: Run, a: &Attention, ropes: &[&Rope]) -> Result<AttentionL
         shape: attention_shape(a),
         scale: a.scale,
         window: a.sliding_window.map_or(usize::MAX, |w| w as usize),
-        rope: ropes.iter().position(|r| **r == a.rope).unwrap_or_default(),
+        rope: a.rope.as_ref().and_then(|own| ropes.iter().position(|r| *r == own)),
         matrices: run.find_all([Role::Q, Role::K, Role::V, Role::O])?,
         qkv_bias,
         out_bias: if a.out_bias { Some(run.values(Role::OBias)?) } else { None },
@@ -282,7 +322,16 @@ fn load_delta(run: Run, d: &GatedDelta) -> Result<GatedDeltaLayer> {
 }
 
 fn load_dense(run: Run, f: &GatedFfn, roles: [Role; 3]) -> Result<DenseFfn> {
-    Ok(DenseFfn { inner: f.inner as usize, activation: f.activation, matrices: run.find_all(roles)? })
+    let [gate, up, down] = roles;
+    let gate = if f.ungated { None } else { Some(run.find(gate)?) };
+    let biases = match f.bias {
+        true => {
+            let gate = if f.ungated { Vec::new() } else { run.values(Role::FfnGateBias)? };
+            Some(Biases { gate, up: run.values(Role::FfnUpBias)?, down: run.values(Role::FfnDownBias)? })
+        }
+        false => None,
+    };
+    Ok(DenseFfn { inner: f.inner as usize, activation: f.activation, gate, up: run.find(up)?, down: run.find(down)?, biases })
 }
 
 fn load_routed(run: Run, layer: u32, r: &Routed, types: [QuantType; 3], hidden: usize) -> Result<RoutedFfn> {

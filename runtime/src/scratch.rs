@@ -97,6 +97,11 @@ impl Sizes {
             };
             s.arena = s.arena.max(arena);
         }
+        // Where embedding and head are of another width, their rows go through the arena and are the input of a projection.
+        if let Some(width) = spec.embedding_width {
+            s.arena = s.arena.max(rows * width as usize);
+            s.inner = s.inner.max(width as usize);
+        }
         s.turns = model::ropes(spec).iter().map(|r| r.dim as usize).sum();
         s
     }

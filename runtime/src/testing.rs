@@ -117,7 +117,7 @@ impl Random {
 }
 
 fn spec(sizes: &Sizes) -> ModelSpec {
-    let norm = Norm { eps: 1e-6, weight: NormWeight::Plain };
+    let norm = Norm::rms(1e-6, NormWeight::Plain);
     let attention = Attention {
         heads: 2,
         kv_heads: 1,
@@ -127,10 +127,10 @@ fn spec(sizes: &Sizes) -> ModelSpec {
         out_bias: false,
         qk_norm: QkNorm::None,
         output_gate: false,
-        rope: Rope { theta: 1e4, dim: 32, pairing: RopePairing::Halves, scaling: RopeScaling::None },
+        rope: Some(Rope { theta: 1e4, dim: 32, pairing: RopePairing::Halves, scaling: RopeScaling::None }),
         sliding_window: None,
     };
-    let ffn = GatedFfn { inner: sizes.inner, activation: Activation::Silu };
+    let ffn = GatedFfn::new(sizes.inner, Activation::Silu);
     let layer = |experts: u32| LayerSpec {
         mixer_norm: norm,
         mixer: Mixer::Attention(attention.clone()),
@@ -142,9 +142,19 @@ fn spec(sizes: &Sizes) -> ModelSpec {
                 Ffn::Routed(Routed { experts, top_k: TOP_K, expert: ffn.clone(), router, shared: None })
             }
         },
+        norm_order: NormOrder::Pre,
     };
     let layers = sizes.experts.iter().map(|&n| layer(n)).collect();
-    ModelSpec { hidden: sizes.hidden, vocab: 300, context: 128, tied_head: false, final_norm: norm, layers }
+    ModelSpec {
+        hidden: sizes.hidden,
+        vocab: 300,
+        context: 128,
+        tied_head: false,
+        embedding_width: None,
+        positions: None,
+        final_norm: norm,
+        layers,
+    }
 }
 
 fn places(shapes: &[TensorShape]) -> (Vec<TensorPlace>, u64) {

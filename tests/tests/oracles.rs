@@ -26,6 +26,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
     ("llama", &["f16", "q8_0"]),
     ("llama-rope3", &["f16", "q8_0"]),
     ("llama-relu", &[]),
+    ("opt", &[]),
     ("qwen2", &["f16", "q8_0"]),
     ("qwen3", &["f16", "q8_0"]),
     ("mixtral", &["f16", "q8_0"]),

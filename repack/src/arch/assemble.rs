@@ -29,15 +29,15 @@ pub(super) fn assemble(checkpoint: &Checkpoint, draft: Draft, described: &Path) 
     spec.validate().map_err(|e| malformed(described, e.to_string()))?;
     let mut taker = Taker { checkpoint, described: described.to_path_buf(), taken: vec![false; checkpoint.tensors.len()] };
     let mut out = Assembly { remarks, ..Assembly::default() };
+    let global = |role| names.global(role).ok_or_else(|| unsupported(format!("{role:?} of this model"), "this source has no name for it"));
     for shape in spec.embedding_tensors() {
-        out.embedding.push(taker.bound(&names.embedding, shape)?);
+        out.embedding.push(taker.bound(global(shape.role)?, shape)?);
     }
     if spec.tied_head && !head::is_tied(checkpoint, &names.embedding, &names.head, described)? {
         spec.tied_head = false;
     }
     for shape in spec.head_tensors() {
-        let name = if shape.role == Role::Head { &names.head } else { &names.final_norm };
-        out.head.push(taker.bound(name, shape)?);
+        out.head.push(taker.bound(global(shape.role)?, shape)?);
     }
     for (i, layer) in spec.layers.iter().enumerate() {
         let shapes = layer.tensors(spec.hidden).map_err(|e| malformed(described, e.to_string()))?;
@@ -250,7 +250,26 @@ fn needs_float(role: Role) -> bool {
     use Role::*;
     matches!(
         role,
-        FinalNorm | MixerNorm | FfnNorm | QNorm | KNorm | DeltaNorm | QBias | KBias | VBias | OBias | DeltaConv | DeltaDecay | DeltaDtBias
+        FinalNorm
+            | FinalNormBias
+            | MixerNorm
+            | MixerNormBias
+            | FfnNorm
+            | FfnNormBias
+            | QNorm
+            | KNorm
+            | DeltaNorm
+            | QBias
+            | KBias
+            | VBias
+            | OBias
+            | FfnGateBias
+            | FfnUpBias
+            | FfnDownBias
+            | Positions
+            | DeltaConv
+            | DeltaDecay
+            | DeltaDtBias
     )
 }
 

@@ -131,11 +131,25 @@ impl<'a> Config<'a> {
 
     /// `hidden_act`.
     pub fn activation(&self) -> Result<Activation> {
-        match self.maybe_text("hidden_act")?.unwrap_or("silu") {
+        self.activation_named(self.maybe_text("hidden_act")?.unwrap_or("silu"))
+    }
+
+    /// The activation with this name.
+    pub fn activation_named(&self, name: &str) -> Result<Activation> {
+        match name {
             "silu" | "swish" => Ok(Activation::Silu),
             "relu" => Ok(Activation::Relu),
+            "relu2" => Ok(Activation::SquaredRelu),
+            "fatrelu" => {
+                let threshold = self.maybe_number("hidden_act_param")?;
+                let threshold = threshold.ok_or_else(|| self.malformed(format!("{} is missing", self.name("hidden_act_param"))))?;
+                if !(threshold.is_finite() && threshold >= 0.0) {
+                    return Err(self.malformed(format!("{} is {threshold}; it must be at least 0", self.name("hidden_act_param"))));
+                }
+                Ok(Activation::FatRelu { threshold: threshold as f32 })
+            }
             "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::GeluTanh),
-            other => Err(unsupported(format!("activation {other:?}"), "known are silu, relu and gelu_pytorch_tanh")),
+            other => Err(unsupported(format!("activation {other:?}"), "known are silu, relu, relu2, fatrelu and gelu_pytorch_tanh")),
         }
     }
 

@@ -2,7 +2,9 @@
 
 use super::names::Names;
 use crate::error::{Error, Result};
-use forebay_format::model::{Activation, Attention, Ffn, GatedFfn, LayerSpec, Mixer, ModelSpec, Norm, NormWeight, QkNorm, Role, Rope};
+use forebay_format::model::{
+    Activation, Attention, Ffn, GatedFfn, LayerSpec, Mixer, ModelSpec, Norm, NormOrder, NormWeight, QkNorm, Role, Rope,
+};
 use forebay_format::validate::MAX_LAYERS;
 use std::path::Path;
 
@@ -50,7 +52,7 @@ pub(super) struct Base {
 impl Base {
     /// A norm of this model.
     pub fn norm(&self, weight: NormWeight) -> Norm {
-        Norm { eps: self.eps, weight }
+        Norm::rms(self.eps, weight)
     }
 
     /// Attention without biases, norms, gates or windows, scaled by `1 / sqrt(head_dim)`.
@@ -64,20 +66,20 @@ impl Base {
             out_bias: false,
             qk_norm: QkNorm::None,
             output_gate: false,
-            rope: self.rope.clone(),
+            rope: Some(self.rope.clone()),
             sliding_window: None,
         }
     }
 
     /// A feed-forward network of this model.
     pub fn ffn(&self, inner: u32) -> GatedFfn {
-        GatedFfn { inner, activation: self.activation }
+        GatedFfn::new(inner, self.activation)
     }
 
     /// A layer of this model.
     pub fn layer(&self, weight: NormWeight, mixer: Mixer, ffn: Ffn) -> LayerSpec {
         let norm = self.norm(weight);
-        LayerSpec { mixer_norm: norm, mixer, ffn_norm: norm, ffn }
+        LayerSpec { mixer_norm: norm, mixer, ffn_norm: norm, ffn, norm_order: NormOrder::Pre }
     }
 
     /// A model of these layers.
@@ -87,10 +89,17 @@ impl Base {
             vocab: self.vocab,
             context: self.context,
             tied_head: self.tied_head,
+            embedding_width: None,
+            positions: None,
             final_norm: self.norm(weight),
             layers,
         }
     }
+}
+
+/// Sets the bias flag from the tensors that layer `layer` has.
+pub(super) fn set_ffn_bias(ffn: &mut GatedFfn, checkpoint: &Checkpoint, names: &Names, layer: usize) {
+    ffn.bias = names.role(layer, Role::FfnDownBias).is_some_and(|name| checkpoint.by_name.contains_key(&name));
 }
 
 /// Sets the bias flags from the tensors that layer `layer` has.

@@ -75,12 +75,10 @@ fn add_tensors(checkpoint: &mut Checkpoint, draft: &Draft) -> Result<()> {
         Ok::<(), Error>(())
     };
     let of = |s: &TensorShape| if s.rows == 1 { vec![s.cols] } else { vec![s.rows, s.cols] };
-    for s in spec.embedding_tensors() {
-        add(names.embedding.clone(), &of(&s), Some(s.role))?;
-    }
-    for s in spec.head_tensors() {
-        let name = if s.role == Role::Head { &names.head } else { &names.final_norm };
-        add(name.clone(), &of(&s), Some(s.role))?;
+    for s in spec.embedding_tensors().into_iter().chain(spec.head_tensors()) {
+        if let Some(name) = names.global(s.role) {
+            add(name.to_owned(), &of(&s), Some(s.role))?;
+        }
     }
     for (i, layer) in spec.layers.iter().enumerate() {
         for s in layer.tensors(spec.hidden).map_err(|e| malformed(&path, e.to_string()))? {

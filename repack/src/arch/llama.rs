@@ -1,7 +1,7 @@
-//! Llama and what is stored like it: Mistral, and in GGUF also Mixtral (`expert_count`).
+//! Llama and what is stored like it: Mistral, ProSparse's variant with a thresholded ReLU, and in GGUF also Mixtral (`expert_count`).
 
 use super::config::Config;
-use super::draft::{Draft, set_biases};
+use super::draft::{Draft, set_biases, set_ffn_bias};
 use super::hf::{self, Defaults};
 use super::metadata::Metadata;
 use super::names::Names;
@@ -12,6 +12,10 @@ use forebay_format::model::{Ffn, Mixer, NormWeight, RopePairing, Routed, Router}
 
 pub(super) const LLAMA: Arch =
     Arch { model_types: &["llama"], classes: &["LlamaForCausalLM"], gguf: &["llama"], from_hf: llama, from_gguf: Some(from_gguf) };
+
+/// The same tensors; its code reads `hidden_act` "fatrelu" with `hidden_act_param`.
+pub(super) const SPARSE_LLAMA: Arch =
+    Arch { model_types: &["sparsellama"], classes: &["SparseLlamaForCausalLM"], gguf: &[], from_hf: llama, from_gguf: None };
 
 pub(super) const MISTRAL: Arch =
     Arch { model_types: &["mistral"], classes: &["MistralForCausalLM"], gguf: &[], from_hf: mistral, from_gguf: None };
@@ -30,7 +34,9 @@ fn mistral(config: &Config, checkpoint: &Checkpoint) -> Result<Draft> {
 fn dense(config: &Config, checkpoint: &Checkpoint, defaults: &Defaults, window: Option<u32>) -> Result<Draft> {
     let base = hf::base(config, defaults)?;
     let names = Names::hf("model.");
-    let ffn = Ffn::Dense(base.ffn(config.size("intermediate_size")?));
+    let mut ffn = base.ffn(config.size("intermediate_size")?);
+    set_ffn_bias(&mut ffn, checkpoint, &names, 0);
+    let ffn = Ffn::Dense(ffn);
     let layers = (0..base.layers as usize).map(|i| {
         let mut attention = base.attention();
         set_biases(&mut attention, checkpoint, &names, i);

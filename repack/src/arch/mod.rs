@@ -14,6 +14,7 @@ mod metadata;
 mod mixtral;
 mod names;
 mod olmoe;
+mod opt;
 mod qwen2;
 mod qwen3;
 mod qwen3_5;
@@ -112,9 +113,11 @@ struct Arch {
 /// Every family that can be converted.
 const ARCHS: &[Arch] = &[
     llama::LLAMA,
+    llama::SPARSE_LLAMA,
     llama::MISTRAL,
     mixtral::MIXTRAL,
     olmoe::OLMOE,
+    opt::OPT,
     qwen2::QWEN2,
     qwen3::QWEN3,
     qwen3_moe::QWEN3_MOE,

@@ -22,6 +22,8 @@ pub(super) struct Names {
     pub final_norm: String,
     /// The head.
     pub head: String,
+    /// Names of tensors outside the layers that few sources have.
+    pub globals: &'static [(Role, &'static str)],
     /// What comes before the number of a layer; after the number comes a dot.
     pub layer: String,
     /// Names that differ from those of `roles`.
@@ -39,6 +41,7 @@ impl Names {
             embedding: format!("{prefix}embed_tokens.weight"),
             final_norm: format!("{prefix}norm.weight"),
             head: "lm_head.weight".into(),
+            globals: &[],
             layer: format!("{prefix}layers."),
             overrides: &[],
             roles: HF_ROLES,
@@ -56,6 +59,7 @@ impl Names {
             embedding: "token_embd.weight".into(),
             final_norm: "output_norm.weight".into(),
             head: "output.weight".into(),
+            globals: &[],
             layer: "blk.".into(),
             overrides: &[],
             roles: GGUF_ROLES,
@@ -100,6 +104,16 @@ impl Names {
         }
     }
 
+    /// Name of the tensor outside the layers with this role.
+    pub fn global(&self, role: Role) -> Option<&str> {
+        match role {
+            Role::Embedding => Some(&self.embedding),
+            Role::FinalNorm => Some(&self.final_norm),
+            Role::Head => Some(&self.head),
+            _ => self.globals.iter().find(|(r, _)| *r == role).map(|(_, name)| *name),
+        }
+    }
+
     /// The layer whose tensor `name` is.
     pub fn layer_of(&self, name: &str) -> Option<u64> {
         let (number, _) = name.strip_prefix(&self.layer)?.split_once('.')?;
@@ -132,6 +146,9 @@ const HF_ROLES: &[(Role, &str)] = &[
     (Role::FfnGate, "mlp.gate_proj.weight"),
     (Role::FfnUp, "mlp.up_proj.weight"),
     (Role::FfnDown, "mlp.down_proj.weight"),
+    (Role::FfnGateBias, "mlp.gate_proj.bias"),
+    (Role::FfnUpBias, "mlp.up_proj.bias"),
+    (Role::FfnDownBias, "mlp.down_proj.bias"),
     (Role::Router, "mlp.gate.weight"),
     (Role::SharedGate, "mlp.shared_expert.gate_proj.weight"),
     (Role::SharedUp, "mlp.shared_expert.up_proj.weight"),
@@ -164,6 +181,9 @@ const GGUF_ROLES: &[(Role, &str)] = &[
     (Role::FfnGate, "ffn_gate.weight"),
     (Role::FfnUp, "ffn_up.weight"),
     (Role::FfnDown, "ffn_down.weight"),
+    (Role::FfnGateBias, "ffn_gate.bias"),
+    (Role::FfnUpBias, "ffn_up.bias"),
+    (Role::FfnDownBias, "ffn_down.bias"),
     (Role::Router, "ffn_gate_inp.weight"),
     (Role::SharedGate, "ffn_gate_shexp.weight"),
     (Role::SharedUp, "ffn_up_shexp.weight"),

@@ -54,9 +54,18 @@ impl WeightClass {
             Role::FfnGate | Role::FfnUp | Role::SharedGate | Role::SharedUp => WeightClass::GateUp,
             Role::FfnDown | Role::SharedDown => WeightClass::down(layer, layers),
             // DeltaB and DeltaA are matrices, but of a row per head only; their errors go through an exponential.
-            Role::FinalNorm
+            Role::ProjectIn | Role::ProjectOut => WeightClass::Mixer,
+            // Positions are looked up, one row a token.
+            Role::Positions
+            | Role::FinalNorm
+            | Role::FinalNormBias
             | Role::MixerNorm
+            | Role::MixerNormBias
             | Role::FfnNorm
+            | Role::FfnNormBias
+            | Role::FfnGateBias
+            | Role::FfnUpBias
+            | Role::FfnDownBias
             | Role::QBias
             | Role::KBias
             | Role::VBias

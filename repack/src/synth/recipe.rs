@@ -101,9 +101,14 @@ fn of_role(role: Role, cols: u32, spec: &ModelSpec, layer: Option<&LayerSpec>) -
         Role::DeltaDtBias => Recipe::Normal(0.5),
         Role::DeltaConv => Recipe::Normal(0.3),
         Role::DeltaA | Role::DeltaB | Role::SharedExpertGate => Recipe::Normal((cols as f32).sqrt().recip()),
+        Role::FinalNormBias | Role::MixerNormBias | Role::FfnNormBias => Recipe::Normal(0.02),
         Role::QBias | Role::KBias | Role::VBias | Role::OBias => Recipe::Normal(0.02),
+        Role::FfnGateBias | Role::FfnUpBias | Role::FfnDownBias => Recipe::Normal(0.02),
+        Role::Positions => Recipe::Normal(0.02),
         Role::O | Role::DeltaOut | Role::FfnDown | Role::SharedDown => out_of(cols, spec),
         Role::Head
+        | Role::ProjectIn
+        | Role::ProjectOut
         | Role::Q
         | Role::K
         | Role::V

@@ -69,7 +69,7 @@ fn attention(b: &mut Builder, layer: u32, s: Shape) -> Vec<Bound> {
 }
 
 fn layer_spec(s: Shape, ffn: Ffn) -> LayerSpec {
-    let norm = Norm { eps: 1e-6, weight: NormWeight::Plain };
+    let norm = Norm::rms(1e-6, NormWeight::Plain);
     let rope = Rope { theta: 10000.0, dim: s.hidden / 2, pairing: RopePairing::Halves, scaling: RopeScaling::None };
     let mixer = Mixer::Attention(Attention {
         heads: 2,
@@ -80,10 +80,10 @@ fn layer_spec(s: Shape, ffn: Ffn) -> LayerSpec {
         out_bias: false,
         qk_norm: QkNorm::None,
         output_gate: false,
-        rope,
+        rope: Some(rope),
         sliding_window: None,
     });
-    LayerSpec { mixer_norm: norm, mixer, ffn_norm: norm, ffn }
+    LayerSpec { mixer_norm: norm, mixer, ffn_norm: norm, ffn, norm_order: NormOrder::Pre }
 }
 
 /// Writes the toy's weights to `dir/weights.bin` and describes them.
@@ -113,7 +113,7 @@ pub fn toy(dir: &Path, s: Shape) -> (Checkpoint, Binding) {
     if std::fs::read(&path).ok().as_deref() != Some(&b.bytes) {
         std::fs::write(&path, &b.bytes).unwrap();
     }
-    let ffn = GatedFfn { inner: s.inner, activation: Activation::Silu };
+    let ffn = GatedFfn::new(s.inner, Activation::Silu);
     let router = Router::Softmax { renormalize: true };
     let moe = Ffn::Routed(Routed { experts: s.experts, top_k: 2, expert: ffn.clone(), router, shared: None });
     let spec = ModelSpec {
@@ -121,7 +121,9 @@ pub fn toy(dir: &Path, s: Shape) -> (Checkpoint, Binding) {
         vocab: s.vocab,
         context: 128,
         tied_head: false,
-        final_norm: Norm { eps: 1e-6, weight: NormWeight::Plain },
+        embedding_width: None,
+        positions: None,
+        final_norm: Norm::rms(1e-6, NormWeight::Plain),
         layers: vec![layer_spec(s, moe), layer_spec(s, Ffn::Dense(ffn))],
     };
     let file = WeightFile {

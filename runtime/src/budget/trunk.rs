@@ -84,7 +84,8 @@ fn is_streamed(layer: usize, count: usize, layers: usize) -> bool {
 
 /// Bytes of the chunks that a row of the embedding can reach into. `None` if a tied head needs the whole matrix, or if a converter cut it in slices.
 fn row(manifest: &Manifest, index: &Index, superblock: &Superblock) -> Option<u64> {
-    let place = manifest.embedding.first().filter(|_| !manifest.spec.tied_head)?;
+    // Beside learned positions it stays: they are needed for every token.
+    let place = manifest.embedding.first().filter(|_| !manifest.spec.tied_head && manifest.embedding.len() == 1)?;
     let record = index.get(RunId::Embedding.bundle()).ok()?;
     let chunk = superblock.chunk_bytes as u64;
     let bytes = place.qtype.row_bytes(place.cols as usize)? as u64;

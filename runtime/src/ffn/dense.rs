@@ -1,22 +1,39 @@
-//! One gated feed-forward network in the trunk: a dense layer's, or the shared expert of a routed one.
+//! One feed-forward network in the trunk: a dense layer's, or the shared expert of a routed one.
 
-use super::activate;
+use super::{activate, activate_alone};
 use crate::kernels::{Activations, Job};
-use crate::scratch::{Step, carve};
+use crate::scratch::{Step, add_bias, carve};
 use crate::store::Store;
 use crate::trunk::TensorHandle;
 use forebay_format::QuantType;
 use forebay_format::model::Activation;
 
-/// `down(activation(gate x) * (up x))`.
+/// `down(activation(gate x) * (up x))`, or without a gate `down(activation(up x))`.
 #[derive(Debug)]
 pub struct DenseFfn {
     /// Neurons.
     pub inner: usize,
-    /// Applied to the gate.
+    /// Applied to the gate, or to up where there is none.
     pub activation: Activation,
-    /// Gate, Up, Down.
-    pub matrices: [TensorHandle; 3],
+    /// `[inner, hidden]`.
+    pub gate: Option<TensorHandle>,
+    /// `[inner, hidden]`.
+    pub up: TensorHandle,
+    /// `[hidden, inner]`.
+    pub down: TensorHandle,
+    /// Added to the matrices' outputs.
+    pub biases: Option<Biases>,
+}
+
+/// Biases of a network.
+#[derive(Debug)]
+pub struct Biases {
+    /// `[inner]`; empty without a gate.
+    pub gate: Vec<f32>,
+    /// `[inner]`.
+    pub up: Vec<f32>,
+    /// `[hidden]`.
+    pub down: Vec<f32>,
 }
 
 impl DenseFfn {
@@ -27,19 +44,38 @@ impl DenseFfn {
 
     /// Types of the matrices that read the input: what `input` must be loaded for.
     pub fn input_types(&self, store: &Store) -> [QuantType; 2] {
-        let [gate, up, _] = self.matrices;
-        [store.tensor(gate).qtype, store.tensor(up).qtype]
+        [store.tensor(self.gate.unwrap_or(self.up)).qtype, store.tensor(self.up).qtype]
     }
 
     /// `input`, loaded with the step's rows, to `out` (`[rows, hidden]`).
     pub fn forward(&self, step: &Step, store: &Store, input: &Activations, inner: &mut Activations, arena: &mut [f32], out: &mut [f32]) {
         let (n, pool) = (step.rows, step.pool);
-        let [wg, wu, wd] = self.matrices.map(|m| store.tensor(m));
         let [gate, up] = carve(arena, Self::parts(self.inner, n));
+        let (wu, wd) = (store.tensor(self.up), store.tensor(self.down));
         let job = |weights, out| Job { weights, activations: input, picked: None, out };
-        step.kernels.matmul_jobs(pool, &mut [job(wg, &mut *gate), job(wu, &mut *up)]);
-        activate(step, self.activation, self.inner, gate, up);
-        inner.load(pool, step.kernels, gate, n, wd.cols, &[wd.qtype]);
+        let product = match self.gate {
+            Some(handle) => {
+                step.kernels.matmul_jobs(pool, &mut [job(store.tensor(handle), &mut *gate), job(wu, &mut *up)]);
+                if let Some(biases) = &self.biases {
+                    add_bias(gate, &biases.gate);
+                    add_bias(up, &biases.up);
+                }
+                activate(step, self.activation, self.inner, gate, up);
+                gate
+            }
+            None => {
+                step.kernels.matmul(pool, &wu, input, up);
+                if let Some(biases) = &self.biases {
+                    add_bias(up, &biases.up);
+                }
+                activate_alone(step, self.activation, self.inner, up);
+                up
+            }
+        };
+        inner.load(pool, step.kernels, product, n, wd.cols, &[wd.qtype]);
         step.kernels.matmul(pool, &wd, inner, out);
+        if let Some(biases) = &self.biases {
+            add_bias(out, &biases.down);
+        }
     }
 }

@@ -17,9 +17,34 @@ pub fn activate(step: &Step, activation: Activation, inner: usize, gate: &mut [f
         match activation {
             Activation::Silu => vector::silu_mul(gate, up),
             Activation::Relu => vector::relu_mul(gate, up),
-            Activation::GeluTanh => gate.iter_mut().zip(up).for_each(|(g, u)| *g = gelu_tanh(*g) * u),
+            _ => gate.iter_mut().zip(up).for_each(|(g, u)| *g = value(activation, *g) * u),
         }
     });
+}
+
+/// `x = activation(x)`, `[rows, inner]`: a network without a gate.
+pub fn activate_alone(step: &Step, activation: Activation, inner: usize, x: &mut [f32]) {
+    step.each_row(x, inner, &|_, x| match activation {
+        Activation::Silu => vector::silu(x),
+        _ => x.iter_mut().for_each(|v| *v = value(activation, *v)),
+    });
+}
+
+/// The activation of one value, by its definition.
+fn value(activation: Activation, x: f32) -> f32 {
+    match activation {
+        Activation::Silu => x * vector::sigmoid(x),
+        Activation::Relu => x.max(0.0),
+        Activation::GeluTanh => gelu_tanh(x),
+        Activation::FatRelu { threshold } => {
+            if x > threshold {
+                x
+            } else {
+                0.0
+            }
+        }
+        Activation::SquaredRelu => x.max(0.0) * x.max(0.0),
+    }
 }
 
 /// Tanh approximation of GELU (Hendrycks and Gimpel 2016).
@@ -45,6 +70,15 @@ mod tests {
             gate
         };
         assert_eq!(run(Activation::Relu), [0.0, 0.0, 0.0, 1.5, 6.0]);
+        assert_eq!(run(Activation::FatRelu { threshold: 0.5 }), [0.0, 0.0, 0.0, 0.0, 6.0]);
+        assert_eq!(run(Activation::SquaredRelu), [0.0, 0.0, 0.0, 0.75, 12.0]);
+        for activation in [Activation::Relu, Activation::Silu, Activation::GeluTanh, Activation::SquaredRelu] {
+            let mut alone = x.to_vec();
+            let (pool, kernels) = (Pool::new(1), Kernels::detect(ActivationMode::F32));
+            let step = Step { pool: &pool, kernels: &kernels, rows: 5, position: 0, cancel: &AtomicBool::new(false) };
+            activate_alone(&step, activation, 1, &mut alone);
+            assert!(alone.iter().zip(run(activation)).all(|(a, b)| (3.0 * a - b).abs() < 1e-6), "{activation:?}");
+        }
         for (y, x) in run(Activation::Silu).iter().zip(x) {
             assert!((y - 3.0 * x / (1.0 + (-x).exp())).abs() < 1e-5);
         }

@@ -61,8 +61,8 @@ pub struct AttentionLayer {
     pub scale: f32,
     /// Positions a query sees, itself included.
     pub window: usize,
-    /// Number of the rotary table.
-    pub rope: usize,
+    /// Number of the rotary table; `None`: queries and keys stay as they are.
+    pub rope: Option<usize>,
     /// Q, K, V, O.
     pub matrices: [TensorHandle; 4],
     /// Biases of Q, K and V.
@@ -87,8 +87,7 @@ impl AttentionLayer {
                 add_bias(rows, bias);
             }
         }
-        let rope = &ropes[self.rope];
-        let turns = &scratch.turns[self.rope];
+        let rope = self.rope.map(|i| (&ropes[i], &scratch.turns[i]));
         let (q_norm, k_norm, whole) = match &self.qk_norm {
             QkNorms::None => (None, None, false),
             QkNorms::PerHead(q, k) => (Some(q), Some(k), false),
@@ -99,13 +98,15 @@ impl AttentionLayer {
                 if whole && let Some(norm) = norm {
                     norm.apply(step.kernels, row);
                 }
-                let turn = &turns[t * 2 * rope.pairs()..][..2 * rope.pairs()];
                 for head in row.chunks_exact_mut(stride) {
                     let head = &mut head[..self.shape.head_dim];
                     if !whole && let Some(norm) = norm {
                         norm.apply(step.kernels, head);
                     }
-                    rope.rotate(turn, &mut head[..2 * rope.pairs()]);
+                    if let Some((rope, turns)) = rope {
+                        let width = 2 * rope.pairs();
+                        rope.rotate(&turns[t * width..][..width], &mut head[..width]);
+                    }
                 }
             });
         };
