@@ -287,6 +287,16 @@ fn context(manifest: &Manifest, asked: Option<u32>) -> Result<u32> {
     }
 }
 
+/// What [`Engine::open`] would do with these options: context, rows of a prompt step, and the memory plan.
+///
+/// # Errors
+/// [`Error::Budget`] and [`Error::Request`] as there.
+pub fn planned(pack: &Pack, options: &Options) -> Result<(u32, u32, MemoryPlan)> {
+    let context = context(&pack.manifest, options.context)?;
+    let (chunk, plan) = plan(pack, context, options)?;
+    Ok((context, chunk, plan))
+}
+
 /// What the sequence and the steps need, from the manifest alone.
 pub fn needs(manifest: &Manifest, context: u32, chunk: u32, mode: ActivationMode) -> Needs {
     let (kv, state) = Session::bytes(&manifest.spec, context, mode);

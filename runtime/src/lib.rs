@@ -19,6 +19,7 @@ pub mod model;
 pub mod norm;
 pub mod pack;
 pub mod plot;
+pub mod predict;
 pub mod sampler;
 pub mod scratch;
 pub mod state;

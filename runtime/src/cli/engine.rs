@@ -46,16 +46,10 @@ enum Io {
 }
 
 impl Flags {
-    /// Opens a pack. Without `--ram` a line on standard error says which limit was picked.
+    /// Opens a pack. Without `--ram` a line on standard error says what was picked.
     pub(super) fn open(&self, file: &Path, context: Option<u32>, cancel: &Arc<AtomicBool>) -> Outcome<Engine> {
-        let ram = match self.ram {
-            Some(RamLimit::Auto) | None => {
-                let limit = default_limit();
-                eprintln!("RAM limit {} (75% of what is free now; --ram sets another)", show_bytes(limit));
-                RamLimit::Bytes(limit)
-            }
-            Some(ram) => ram,
-        };
+        let picked = matches!(self.ram, Some(RamLimit::Auto) | None).then(default_limit);
+        let ram = picked.map_or(self.ram.unwrap_or_default(), RamLimit::Bytes);
         let options = Options {
             ram,
             context,
@@ -74,6 +68,17 @@ impl Flags {
             cancel: Arc::clone(cancel),
         };
         let engine = Engine::open(file, &options)?;
+        if let Some(limit) = picked {
+            eprintln!(
+                "RAM limit {} (75% of what is free now; --ram sets another) · {} threads ({}) · context {} ({}) · prompt steps of {}",
+                show_bytes(limit),
+                engine.threads(),
+                if self.threads.is_some() { "-t" } else { "physical cores; -t sets another number" },
+                engine.context(),
+                if context.is_some() { "as asked" } else { "-c sets another" },
+                engine.chunk()
+            );
+        }
         if let Some(line) = report::made_up_line(engine.manifest()) {
             eprintln!("{line}");
         }

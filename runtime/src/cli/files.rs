@@ -22,3 +22,8 @@ pub(super) fn read_text(path: &Path, limit: u64) -> Result<String> {
         Error::Request(format!("{}: not UTF-8 at byte {at}", path.display()))
     })
 }
+
+/// A file's name without directories, for messages.
+pub(super) fn name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}

@@ -9,6 +9,7 @@ mod files;
 mod generate;
 mod interrupt;
 mod logits;
+mod plan;
 mod ppl;
 mod progress;
 mod report;
@@ -40,6 +41,7 @@ enum Command {
     Logits(logits::Arguments),
     Bench(bench::Arguments),
     Doctor(doctor::Arguments),
+    Plan(plan::Arguments),
     Tokenize(tokenize::Arguments),
     Template(template::Arguments),
     /// Run forebay-repack: convert, verify and inspect packs
@@ -70,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Logits(arguments) => logits::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
         Command::Tokenize(arguments) => tokenize::run(&arguments),
         Command::Template(arguments) => template::run(&arguments),
         Command::Repack { arguments } => repack(&arguments),
@@ -118,11 +121,16 @@ fn answer_json(object: &serde_json::Value) -> Result<()> {
     answer(&format!("{object}\n"))
 }
 
-/// Replaces this process by `forebay-repack`: the one beside this program, or else the one that the shell would find.
+/// `forebay-repack`: the one beside this program, or else the one that the shell would find.
+fn sibling() -> PathBuf {
+    let beside = std::env::current_exe().ok().map(|program| program.with_file_name("forebay-repack")).filter(|path| path.exists());
+    beside.unwrap_or_else(|| PathBuf::from("forebay-repack"))
+}
+
+/// Replaces this process by `forebay-repack`.
 fn repack(arguments: &[OsString]) -> Outcome {
     use std::os::unix::process::CommandExt;
-    let beside = std::env::current_exe().ok().map(|program| program.with_file_name("forebay-repack")).filter(|path| path.exists());
-    let program = beside.unwrap_or_else(|| PathBuf::from("forebay-repack"));
+    let program = sibling();
     let error = std::process::Command::new(&program).args(arguments).exec();
     Err(Error::Io { file: program, what: "starting forebay-repack".into(), error }.into())
 }

@@ -2,6 +2,7 @@
 
 use super::engine::peak_memory;
 use super::generate::Answer;
+use crate::budget::MemoryPlan;
 use crate::engine::Engine;
 use crate::memory::show_bytes;
 use crate::sampler::Params;
@@ -87,7 +88,13 @@ pub(super) fn object(answer: &Answer, engine: &Engine, params: &Params, activati
 
 /// Where the memory went; every number in bytes, except the slots and experts of the window.
 pub(super) fn memory(engine: &Engine) -> Value {
-    let plan = engine.plan();
+    let mut memory = budget(engine.plan());
+    memory["peak"] = json!(peak_memory());
+    memory
+}
+
+/// The same before anything runs: `peak` is null.
+pub(super) fn budget(plan: &MemoryPlan) -> Value {
     let read_ahead = plan.slot_bytes.saturating_mul(u64::from(plan.staging));
     let parts =
         [read_ahead, plan.overhead, plan.trunk, plan.ring(), plan.rows(), plan.kv, plan.state, plan.scratch, plan.tokenizer, plan.margin];
@@ -95,7 +102,7 @@ pub(super) fn memory(engine: &Engine) -> Value {
     json!({
         "limit": plan.limit,
         "planned": parts.iter().fold(window, |sum, part| sum.saturating_add(*part)),
-        "peak": peak_memory(),
+        "peak": null,
         "overhead": plan.overhead,
         "trunk": plan.trunk,
         "ring": plan.ring(),

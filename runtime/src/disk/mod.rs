@@ -3,7 +3,7 @@
 mod scratch_file;
 
 use crate::error::{Error, Result};
-use crate::io::{self as reads, DEPTH, Histogram, IO_ALIGNMENT, IoBackend, PIECE_BYTES, Queue, Urgency};
+use crate::io::{self as reads, Histogram, IO_ALIGNMENT, IoBackend, Queue, Urgency};
 use crate::pack::Pack;
 use crate::window::arena::Arena;
 use std::fs::File;
@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Bytes in flight at most: what the queue keeps in flight when a pack is read.
-const MOST_BYTES: usize = DEPTH * PIECE_BYTES;
+/// Bytes in flight at most: far more than any drive needs.
+const MOST_BYTES: usize = 64 << 20;
 
 /// Which bytes come next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
