@@ -238,6 +238,8 @@ impl Queue {
                 self.ready.push(cell);
             } else {
                 self.cells[cell] = Cell::default();
+                // Its number may soon be another run's.
+                self.ahead.retain(|&r| r != id);
                 if let Some(done) = self.take(id) {
                     dropped(done.tag, done.lease);
                 }

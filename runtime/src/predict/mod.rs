@@ -163,8 +163,8 @@ impl Predictor<'_> {
         let missed = self.work.routed_bytes as f64 * (1.0 - hit);
         let experts = if missed > 0.0 { missed * (1.0 + GUESSED_IN_VAIN) } else { 0.0 };
         let streamed = (plan.streamed_bytes + if plan.row_slots > 0 { plan.row_slot_bytes } else { 0 }) as f64;
-        // A layer's misses are with the drive together, and the guesses for the next.
-        let per_layer = self.work.routed as f64 * (1.0 - hit) / self.work.layers.len().max(1) as f64;
+        // A layer's misses are with the drive together, and the guesses for the next; where anything is missed, it is at least one expert.
+        let per_layer = (self.work.routed as f64 * (1.0 - hit) / self.work.layers.len().max(1) as f64).max(1.0);
         let depth = (2.0 * per_layer * self.work.expert_bytes as f64 / self.speeds.read_bytes as f64).clamp(1.0, 64.0);
         let io = experts / self.speeds.random(depth) + streamed / self.speeds.sequential;
         let compute = (self.work.trunk_bytes + self.work.routed_bytes) as f64 / (self.speeds.weights * DECODE_SHARE);
@@ -253,7 +253,8 @@ mod tests {
             Predictor { work: &work, speeds, hits: &hits }.decode(&plan)
         };
         let (few, many, all) = (with(&speeds, 4), with(&speeds, 10), with(&speeds, 16));
-        assert!(few.rate.expected < many.rate.expected && many.rate.expected < all.rate.expected);
+        let rates = [few.rate.expected, many.rate.expected, all.rate.expected];
+        assert!(rates[0] < rates[1] && rates[1] < rates[2], "{few:?} {many:?} {all:?}");
         assert_eq!((all.bytes, all.hit_rate), (0.0, 1.0));
         for p in [few, many, all] {
             assert!(p.rate.low <= p.rate.expected && p.rate.expected <= p.rate.high && p.efficiency() <= 1.0 + 1e-9, "{p:?}");

@@ -1,4 +1,4 @@
-//! Bundles on their way into memory: a delivery for each slice, checked as it arrives and read once more if a sum does not match. Nothing leaves
+//! Bundles on their way into memory: a delivery for each slice or for a few of them, checked as it arrives and read once more if a sum does not match. Nothing leaves
 //! here as good whose sums do not match.
 
 use std::ops::Range;
