@@ -10,7 +10,7 @@ use crate::model::{self, Model};
 use crate::pack::Pack;
 use crate::scratch::{Scratch, Sizes, Step};
 use crate::state::Session;
-use crate::store::{IoStats, ReadLog, Store, warm};
+use crate::store::{IoStats, ReadLog, Schedule, Store, warm};
 use crate::threads::default_threads;
 use forebay_format::Manifest;
 use std::path::Path;
@@ -183,6 +183,11 @@ impl Engine {
     /// computing alone. `false` ends it.
     pub fn pretend_resident(&mut self, on: bool) {
         self.store.pretend_resident(on);
+    }
+
+    /// How reading and computing share time from here on. For benchmarks.
+    pub fn set_schedule(&mut self, schedule: Schedule) {
+        self.store.set_schedule(schedule);
     }
 
     /// Empties the window and forgets what its policy has learned, so that the next step starts cold.

@@ -1,6 +1,6 @@
 //! The product on one screen: convert, verify, generate inside a window smaller than the experts.
 
-use crate::shell::{self, command, output, release_dir, root};
+use crate::shell::{self, command, outputs, release_dir, root};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
@@ -22,7 +22,8 @@ pub fn run() -> Result<()> {
 /// A limit under which about half of the experts find a place: the smallest one that works, which the program itself reports, and half
 /// of the window on top.
 fn limit_for_half_the_experts(forebay: &std::path::Path, pack: &str) -> Result<String> {
-    let all = output(command(forebay, &["run", pack, PROMPT, "--raw", "-n", "1", "--temp", "0", "-c", "256", "--ram", "1G", "--json"]))?;
+    let (all, _) =
+        outputs(command(forebay, &["run", pack, PROMPT, "--raw", "-n", "1", "--temp", "0", "-c", "256", "--ram", "1G", "--json"]))?;
     let report: Value = serde_json::from_str(&all).context("forebay run --json did not print one JSON object")?;
     let bytes = |key: &str| report["memory"][key].as_u64().with_context(|| format!("the report has no memory.{key}"));
     Ok((bytes("floor")? + bytes("experts")? / 2 * bytes("slot_bytes")?).to_string())

@@ -1,10 +1,12 @@
-//! `cargo x COMMAND`: the project's own commands. `demo` shows the product, `test` is everything CI runs, `compare` repeats the README's numbers, `cache-sim`
-//! compares cache policies.
+//! `cargo x COMMAND`: the project's own commands. `demo` shows the product, `test` is everything CI runs, `compare` and `ablation` repeat the README's numbers,
+//! `cache-sim` compares cache policies.
 
+mod ablation;
 #[cfg(feature = "cache-sim")]
 mod cache_sim;
 mod compare;
 mod demo;
+mod measure;
 mod shell;
 mod test;
 
@@ -15,8 +17,10 @@ const USAGE: &str = "cargo x COMMAND
 
   demo                 build, convert the bundled model, verify it, generate text inside a window smaller than its experts
   test                 everything CI runs: formatting, clippy, all tests
-  compare GGUF --llama-bench PATH [--limit 8G] [--tokens 48] [--runs 3]
-                       decode speed of forebay and of llama.cpp on the same file under the same memory limit (needs root)
+  compare GGUF --llama-bench PATH [--limits 8G,4G] [--prompts 64,256,512] [--tokens 48] [--runs 3] [--no-mmap]
+                       speed of forebay and of llama.cpp on the same file under the same memory limits, and of fio (needs root)
+  ablation PACK [--limit 4G] [--tokens 32] [--runs 3]
+                       what each step of overlapping reading and computing brings (needs root)
   cache-sim [--svg OUT] [TRACE]...
                        hit rates of cache policies on traces that `forebay bench --trace` wrote and on two made up ones
 ";
@@ -38,6 +42,7 @@ fn run() -> Result<()> {
         "demo" if rest.is_empty() => demo::run(),
         "test" if rest.is_empty() => test::run(),
         "compare" => compare::run(rest),
+        "ablation" => ablation::run(rest),
         "cache-sim" => cache_sim(rest),
         "" | "help" | "-h" | "--help" => {
             print!("{USAGE}");

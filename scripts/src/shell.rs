@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// The workspace.
 pub fn root() -> PathBuf {
@@ -31,14 +31,15 @@ pub fn run(mut c: Command) -> Result<()> {
     Ok(())
 }
 
-/// Shows the command, runs it and returns what it printed on standard output.
-pub fn output(mut c: Command) -> Result<String> {
+/// Shows the command, runs it and returns what it printed on standard output and on standard error.
+pub fn outputs(mut c: Command) -> Result<(String, String)> {
     eprintln!("$ {}", shown(&c));
-    let done = c.stderr(Stdio::inherit()).output().with_context(|| format!("cannot start {}", shown(&c)))?;
+    let done = c.output().with_context(|| format!("cannot start {}", shown(&c)))?;
+    let [out, err] = [&done.stdout, &done.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     if !done.status.success() {
-        bail!("{} ended with {}", shown(&c), done.status);
+        bail!("{} ended with {}\n{err}", shown(&c), done.status);
     }
-    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+    Ok((out, err))
 }
 
 fn shown(c: &Command) -> String {

@@ -5,6 +5,7 @@ use forebay::io::IoBackend;
 use forebay::kernels::ActivationMode;
 use forebay::memory::RamLimit;
 use forebay::pack::Pack;
+use forebay::store::Schedule;
 use forebay::{Engine, Options, Wanted, engine};
 use forebay_tests::{packs, shared};
 use proptest::prelude::*;
@@ -17,6 +18,7 @@ const PROMPT: usize = 150;
 const DECODED: usize = 6;
 const CONTEXT: u32 = 256;
 const ALL: u64 = 4 << 30;
+const SCHEDULES: [Schedule; 5] = [Schedule::Turns, Schedule::Queued, Schedule::Arrival, Schedule::Slices, Schedule::Ahead];
 
 /// The bundled model: gated delta net and gated attention, 32 experts a layer.
 fn pack() -> &'static Path {
@@ -54,6 +56,7 @@ struct Placement {
     threads: usize,
     io: IoBackend,
     chunk: u32,
+    schedule: Schedule,
     mode: ActivationMode,
 }
 
@@ -85,7 +88,9 @@ impl Placement {
             Window::All => plan.experts,
         };
         plan.staging = self.staging;
-        Engine::with_plan(pack, plan, CONTEXT, self.chunk, &options).unwrap_or_else(|e| panic!("{self:?}: {e}"))
+        let mut engine = Engine::with_plan(pack, plan, CONTEXT, self.chunk, &options).unwrap_or_else(|e| panic!("{self:?}: {e}"));
+        engine.set_schedule(self.schedule);
+        engine
     }
 }
 
@@ -105,7 +110,9 @@ fn bits(engine: &mut Engine) -> Vec<u32> {
 fn reference(mode: ActivationMode) -> &'static [u32] {
     static BITS: [OnceLock<Vec<u32>>; 2] = [OnceLock::new(), OnceLock::new()];
     BITS[usize::from(mode == ActivationMode::Int8)].get_or_init(|| {
-        let bits = bits(&mut Placement { window: Window::All, staging: 0, threads: 1, io: IoBackend::Buffered, chunk: 512, mode }.open());
+        let schedule = Schedule::Turns;
+        let simple = Placement { window: Window::All, staging: 0, threads: 1, io: IoBackend::Buffered, chunk: 512, schedule, mode };
+        let bits = bits(&mut simple.open());
         assert!(bits.iter().all(|b| f32::from_bits(*b).is_finite()));
         bits
     })
@@ -121,10 +128,11 @@ proptest! {
         threads in 1usize..4,
         io in prop::sample::select(vec![IoBackend::Auto, IoBackend::Uring, IoBackend::Pread, IoBackend::Buffered]),
         chunk in prop::sample::select(vec![1u32, 7, 64, 512]),
+        schedule in prop::sample::select(SCHEDULES.to_vec()),
         exact in any::<bool>(),
     ) {
         let mode = if exact { ActivationMode::F32 } else { ActivationMode::Int8 };
-        let placement = Placement { window, staging, threads, io, chunk, mode };
+        let placement = Placement { window, staging, threads, io, chunk, schedule, mode };
         prop_assert!(bits(&mut placement.open()) == reference(mode), "{placement:?}");
     }
 }
@@ -141,8 +149,8 @@ fn every_axis() {
         (Window::All, 2, Uring, 1, Int8),
         (Window::Floor, 2, Uring, 1, ActivationMode::F32),
     ];
-    for (window, threads, io, chunk, mode) in cases {
-        let placement = Placement { window, staging: 4, threads, io, chunk, mode };
+    for ((window, threads, io, chunk, mode), schedule) in cases.into_iter().zip(SCHEDULES) {
+        let placement = Placement { window, staging: 4, threads, io, chunk, schedule, mode };
         assert!(bits(&mut placement.open()) == reference(mode), "{placement:?}");
     }
 }
@@ -150,8 +158,16 @@ fn every_axis() {
 /// The same through the limit a user sets: the smallest that works, and one between it and everything.
 #[test]
 fn the_limit_changes_no_bit() {
-    let base =
-        Placement { window: Window::All, staging: 0, threads: 2, io: IoBackend::Auto, chunk: 64, mode: ActivationMode::Int8 }.options();
+    let base = Placement {
+        window: Window::All,
+        staging: 0,
+        threads: 2,
+        io: IoBackend::Auto,
+        chunk: 64,
+        schedule: Schedule::Ahead,
+        mode: ActivationMode::Int8,
+    }
+    .options();
     let open = |bytes| Engine::open(pack(), &Options { ram: RamLimit::Bytes(bytes), ..base.clone() });
     let floor = match open(1 << 20).map(|_| ()) {
         Err(forebay::Error::Budget(text)) => {
@@ -171,7 +187,8 @@ fn the_limit_changes_no_bit() {
 #[test]
 fn the_past_leaves_no_trace() {
     let cancel = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let placement = Placement { window: Window::Half, staging: 2, threads: 2, io: IoBackend::Auto, chunk: 64, mode: ActivationMode::Int8 };
+    let (io, schedule, mode) = (IoBackend::Auto, Schedule::Ahead, ActivationMode::Int8);
+    let placement = Placement { window: Window::Half, staging: 2, threads: 2, io, chunk: 64, schedule, mode };
     let options = Options { cancel: std::sync::Arc::clone(&cancel), ..placement.options() };
     let mut engine = Engine::open(pack(), &options).unwrap_or_else(|e| panic!("{e}"));
     let tokens = tokens(engine.manifest().spec.vocab);

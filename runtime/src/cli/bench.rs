@@ -10,6 +10,7 @@ use crate::bench::{self, Bounds, Phase, tokens};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::pack::Pack;
+use crate::store::Schedule;
 use crate::tokenizer::{MAX_TEXT_BYTES, Specials};
 use clap::ValueEnum;
 use std::path::PathBuf;
@@ -40,11 +41,40 @@ pub(super) struct Arguments {
     /// Write the experts that the tokens of the first run choose, for cargo x cache-sim
     #[arg(long, value_name = "OUT")]
     trace: Option<PathBuf>,
+    /// How reading and computing share time: what the product does, or a simpler way to compare with
+    #[arg(long, value_enum, default_value_t = How::Ahead)]
+    schedule: How,
     #[command(flatten)]
     engine: engine::Flags,
     /// A table, or one JSON object
     #[arg(short, long, value_enum, default_value_t = Format::Md)]
     output: Format,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum How {
+    /// Misses are read one by one, then computed
+    Turns,
+    /// All misses of a layer are queued at once, then computed
+    Queued,
+    /// Hits are computed meanwhile, misses as they come
+    Arrival,
+    /// Misses come slice by slice
+    Slices,
+    /// The next layers are read on a guess
+    Ahead,
+}
+
+impl From<How> for Schedule {
+    fn from(how: How) -> Schedule {
+        match how {
+            How::Turns => Schedule::Turns,
+            How::Queued => Schedule::Queued,
+            How::Arrival => Schedule::Arrival,
+            How::Slices => Schedule::Slices,
+            How::Ahead => Schedule::Ahead,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -60,6 +90,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let mut report = Report::new(arguments.engine.activations(), &work.source);
     let context = u32::try_from(work.context()).unwrap_or(u32::MAX);
     let mut engine = arguments.engine.open(&arguments.file, Some(context), &interrupt.cancel)?;
+    engine.set_schedule(arguments.schedule.into());
     for number in 1..=arguments.runs {
         let title = format!("run {number} of {}", arguments.runs);
         let mut bench = Bench { engine: &mut engine, title, interrupt: &interrupt, trace: trace.as_ref().filter(|_| number == 1) };

@@ -113,6 +113,7 @@ impl RoutedFfn {
         // Where they do not fit at once, two groups are in flight: one is read while the other is computed.
         let most = if needed > most { (most / 2).max(1) } else { most };
         store.request(self.layer, &picks.needed[..most.min(needed)], false)?;
+        store.take_turns(step.pool)?;
         if let Some(shared) = &self.shared {
             shared.ffn.forward(step, store, work.input, inner, shared_arena, shared_out);
         }
@@ -121,6 +122,7 @@ impl RoutedFfn {
             let next = group.end..(group.end + most).min(needed);
             if !next.is_empty() {
                 store.request(self.layer, &picks.needed[next], true)?;
+                store.take_turns(step.pool)?;
             }
             self.run_group(step, store, picks, group, &mut work)?;
         }

@@ -2,7 +2,7 @@
 
 use forebay_format::BundleId;
 
-use super::{DECODE_ROWS, NONE, Store};
+use super::{DECODE_ROWS, NONE, Schedule, Store};
 use crate::error::Result;
 use crate::io::{Urgency, Verdict};
 use crate::window::plan;
@@ -10,7 +10,7 @@ use crate::window::plan;
 impl Store {
     /// There is room for guesses, and reading them is not pointless.
     pub fn looks_ahead(&self) -> bool {
-        self.state.stages() && !self.bench.pretends()
+        self.schedule == Schedule::Ahead && self.state.stages() && !self.bench.pretends()
     }
 
     /// Reads experts of a layer that will be wanted soon, as far as anybody can tell, the likeliest first: into slots of their own, so that

@@ -9,6 +9,7 @@ mod load;
 mod reader;
 mod replay;
 mod rows;
+mod schedule;
 mod stream;
 pub mod warm;
 
@@ -33,6 +34,7 @@ pub use expert::{ExpertView, SliceView};
 pub use load::{Pace, Sample};
 use reader::{MAX_DELIVERIES, Reader};
 pub use replay::ReadLog;
+pub use schedule::Schedule;
 
 /// Steps of at most this many tokens (decoding, speculation) count for the policy's frequencies; longer ones are prompts.
 const DECODE_ROWS: usize = 8;
@@ -137,6 +139,7 @@ pub struct Store {
     warm: Vec<Key>,
     warming: usize,
     bench: replay::Bench,
+    schedule: Schedule,
     curve: Vec<Sample>,
     /// Experts of a plan on a guess; kept for its memory.
     guessed: Vec<u32>,
@@ -213,6 +216,7 @@ impl Store {
             warm: Vec::new(),
             warming: 0,
             bench: replay::Bench::default(),
+            schedule: Schedule::default(),
             curve: Vec::new(),
             guessed: Vec::with_capacity(most_experts),
         };
