@@ -6,6 +6,7 @@ mod ablation;
 mod cache_sim;
 mod compare;
 mod demo;
+mod drive;
 mod measure;
 mod shell;
 mod test;
@@ -21,6 +22,8 @@ const USAGE: &str = "cargo x COMMAND
                        speed of forebay and of llama.cpp on the same file under the same memory limits, and of fio (needs root)
   ablation PACK [--limit 4G] [--tokens 32] [--runs 3]
                        what each step of overlapping reading and computing brings (needs root)
+  drive PACK [--limit 4G] [--tokens 24] [--warmup 32] [--runs 3] [--sequential]
+                       share of what fio reads that decoding reads, at the same read size and depth (needs root and fio)
   cache-sim [--svg OUT] [TRACE]...
                        hit rates of cache policies on traces that `forebay bench --trace` wrote and on two made up ones
 ";
@@ -43,6 +46,7 @@ fn run() -> Result<()> {
         "test" if rest.is_empty() => test::run(),
         "compare" => compare::run(rest),
         "ablation" => ablation::run(rest),
+        "drive" => drive::run(rest),
         "cache-sim" => cache_sim(rest),
         "" | "help" | "-h" | "--help" => {
             print!("{USAGE}");

@@ -18,6 +18,13 @@ impl Measured {
     pub fn number(&self, path: &str) -> Option<f64> {
         self.report.pointer(path)?.as_f64()
     }
+
+    /// Of a report of `forebay bench`: bytes of a phase's median read, and how many of them are with the drive at once.
+    pub fn reads(&self, phase: &str) -> Option<(u64, u64)> {
+        let number = |path: &str| self.number(path).filter(|n| *n >= 4096.0).map(|n| n as u64);
+        let size = number(&format!("/median/{phase}/read_bytes_p50"))?.next_multiple_of(4096);
+        Some((size, (number("/settings/pace/in_flight_bytes")? / size).max(1)))
+    }
 }
 
 /// Builds the release programs.

@@ -80,7 +80,7 @@ fn parse(arguments: &[String]) -> Result<Request> {
 /// llama.cpp with all weights in memory and its default repacking.
 fn in_ram(request: &Request, table: &mut Table) -> Result<()> {
     let prompts: Vec<&String> = request.prompts.iter().filter(|p| p.parse().is_ok_and(|n: u32| n <= 256)).collect();
-    let mut arguments = vec!["-mmp", "0", "-n", "32"];
+    let mut arguments = vec!["-lm", "none", "-n", "32"];
     let joined = prompts.iter().map(|p| p.as_str()).collect::<Vec<_>>().join(",");
     arguments.extend(["-p", if joined.is_empty() { "0" } else { &joined }]);
     let run = measure::llama_bench(&request.llama_bench, &request.gguf, None, &arguments)?;
@@ -98,7 +98,7 @@ fn in_ram(request: &Request, table: &mut Table) -> Result<()> {
 /// llama.cpp with memory-mapped weights under the limit. Its repacking is off: repacked weights are a second copy in anonymous memory, and the kernel ends
 /// the process for it (seen with 19.8 GB under 8 GiB). Few tokens: each takes seconds.
 fn mapped(request: &Request, limit: &str, table: &mut Table) -> Result<()> {
-    let arguments = ["-p", "0", "-n", "4", "-mmp", "1", "--repack", "0"];
+    let arguments = ["-p", "0", "-n", "4", "-lm", "mmap", "--repack", "0"];
     let run = measure::llama_bench(&request.llama_bench, &request.gguf, Some(limit), &arguments)?;
     let speed = run.number("/0/avg_ts").context("llama-bench's report has no avg_ts")?;
     table.speed(&format!("llama.cpp mmap, decode, {limit}"), speed, run.peak);
@@ -107,9 +107,6 @@ fn mapped(request: &Request, limit: &str, table: &mut Table) -> Result<()> {
 
 /// What fio gets from the pack right after a run, at random with the run's own read size and depth; empty where there is no fio.
 fn drive(pack: &str, run: &Measured, phase: &str) -> Result<Vec<f64>> {
-    let number = |path: &str| run.number(path).filter(|n| *n >= 4096.0);
-    let size = number(&format!("/median/{phase}/read_bytes_p50")).map(|n| (n as u64).next_multiple_of(4096));
-    let (Some(size), Some(flight)) = (size, number("/settings/pace/in_flight_bytes")) else { return Ok(Vec::new()) };
-    let depth = (flight as u64 / size).max(1);
+    let Some((size, depth)) = run.reads(phase) else { return Ok(Vec::new()) };
     Ok(measure::fio(pack, size, depth, false)?.into_iter().collect())
 }
