@@ -9,6 +9,7 @@
 pub mod error;
 pub mod layout;
 pub mod model;
+pub mod neurons;
 pub mod quant;
 pub mod reference;
 pub mod shapes;

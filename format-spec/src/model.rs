@@ -282,7 +282,7 @@ pub enum Decay {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Ffn {
-    /// One feed-forward network: in the layer's trunk run, or (up and down) in neuron groups.
+    /// One feed-forward network: its matrices are in the layer's trunk run, or in neuron groups.
     Dense(GatedFfn),
     /// Routed experts, each a bundle of its own.
     Routed(Routed),
@@ -457,6 +457,8 @@ pub enum Role {
     FfnUpBias,
     /// `[1, hidden]`, dense.
     FfnDownBias,
+    /// `[inner, hidden]`: a copy in few bits of the rows that decide whether a neuron fires, for layers whose neurons are in groups.
+    NeuronSketch,
     /// `[experts, hidden]`; rows are never permuted.
     Router,
     /// `[shared inner, hidden]`.

@@ -7,7 +7,8 @@ use crate::layout::manifest::{self, ExpertSlice, MAX_STORED_BYTES, Manifest};
 use crate::layout::source::{self, NamedBytes};
 use crate::layout::superblock::{Section, Superblock, hex};
 use crate::layout::{SUPERBLOCK_BYTES, index::MAX_INDEX_BYTES};
-use crate::model::Role;
+use crate::model::{Ffn, Role};
+use crate::neurons::GroupShape;
 use crate::quant::QuantType;
 use crate::validate_pack;
 use std::fs::File;
@@ -144,7 +145,7 @@ impl Reader {
         let id = BundleId::expert(layer, expert);
         let place = self.manifest.experts.get(layer as usize).and_then(Option::as_ref).ok_or(FormatError::NoSuchBundle(id))?;
         let inner = match self.manifest.spec.layers.get(layer as usize).map(|l| &l.ffn) {
-            Some(crate::model::Ffn::Routed(r)) => r.expert.inner,
+            Some(Ffn::Routed(r)) => r.expert.inner,
             _ => return Err(FormatError::NoSuchBundle(id).into()),
         };
         let hidden = self.manifest.spec.hidden;
@@ -168,6 +169,41 @@ impl Reader {
             }
         }
         Ok([gate, up, down])
+    }
+
+    /// Gate (if there is one), up and down of a layer whose neurons are in groups, put together from all of them.
+    pub fn neurons(&self, layer: u32) -> Result<(Option<Matrix>, Matrix, Matrix)> {
+        let missing = || FormatError::NoSuchBundle(BundleId::neurons(layer, 0));
+        let place = self.manifest.neurons.get(layer as usize).and_then(Option::as_ref).ok_or_else(missing)?;
+        let hidden = self.manifest.spec.hidden;
+        let shape = match self.manifest.spec.layers.get(layer as usize).map(|l| &l.ffn) {
+            Some(Ffn::Dense(ffn)) => GroupShape::new(place, ffn, hidden)?,
+            _ => return Err(missing().into()),
+        };
+        let matrix = |qtype, rows, cols| Matrix { qtype, rows, cols, bytes: Vec::new() };
+        let mut trigger = matrix(shape.trigger, shape.inner, hidden);
+        let mut up = shape.up.map(|qtype| matrix(qtype, shape.inner, hidden));
+        let mut down = matrix(shape.down, hidden, shape.inner);
+        let size = validate_pack::matrix_bytes(shape.down, hidden as u64, shape.inner as u64);
+        // The groups hold as many bytes: the file is as long.
+        down.bytes = vec![0; size.and_then(|s| usize::try_from(s).ok()).ok_or_else(missing)?];
+        for ordinal in 0..shape.groups() {
+            let id = BundleId::neurons(layer, ordinal);
+            let bytes = self.bundle(id)?;
+            let second = self.index.layout(self.index.get(id)?).slices.first().copied();
+            let neurons = shape.neurons(ordinal).len() as u64;
+            trigger.bytes.extend_from_slice(part(&bytes, Some(0), shape.trigger_row.checked_mul(neurons))?);
+            if let Some(up) = &mut up {
+                up.bytes.extend_from_slice(part(&bytes, second, shape.up_row.checked_mul(neurons))?);
+            }
+            let [_, used] = shape.used(neurons as u32);
+            let rest = part(&bytes, second.and_then(|s| s.checked_add(shape.down_offset)), used.checked_sub(shape.down_offset))?;
+            shape.restore_down(ordinal, rest, &mut down.bytes).ok_or_else(missing)?;
+        }
+        Ok(match up {
+            Some(up) => (Some(trigger), up, down),
+            None => (None, trigger, down),
+        })
     }
 
     /// Bytes of a carried tensor, without padding.

@@ -64,19 +64,21 @@ impl LayerSpec {
         Ok(list)
     }
 
-    /// As [`LayerSpec::tensors`] for a layer whose neurons are in groups: those that stay in the trunk run.
+    /// As [`LayerSpec::tensors`] for a layer whose neurons are in groups: without the matrices that the groups hold, and with the sketch. It comes last, so that
+    /// whoever does not want it can stop in front of it.
     pub fn tensors_beside_groups(&self, hidden: u32) -> Result<Vec<TensorShape>, FormatError> {
         let mut list = self.tensors(hidden)?;
         if let Ffn::Dense(f) = &self.ffn {
-            list.retain(|t| !in_group(f, t.role));
+            list.retain(|t| !in_group(t.role));
+            list.push(shape(Role::NeuronSketch, f.inner, hidden));
         }
         Ok(list)
     }
 }
 
-/// A matrix of a dense layer that neuron groups hold. What decides whether a neuron fires stays in the trunk: the gate, or up where there is no gate.
-pub fn in_group(f: &GatedFfn, role: Role) -> bool {
-    role == Role::FfnDown || (role == Role::FfnUp && !f.ungated)
+/// A matrix of a dense layer that neuron groups hold. Biases stay in the trunk run.
+pub fn in_group(role: Role) -> bool {
+    matches!(role, Role::FfnGate | Role::FfnUp | Role::FfnDown)
 }
 
 fn norm(n: &Norm, width: u32, [weight, bias]: [Role; 2], list: &mut Vec<TensorShape>) {

@@ -3,10 +3,11 @@
 
 use crate::error::FormatError;
 use crate::layout::index::{BundleId, GLOBAL, Index, Kind, Record};
-use crate::layout::manifest::{CarriedTensor, ExpertPlace, ExpertSlice, Manifest, TensorPlace};
-use crate::layout::superblock::{Superblock, feature_names, hex};
+use crate::layout::manifest::{CarriedTensor, ExpertPlace, ExpertSlice, Manifest, NeuronPlace, TensorPlace};
+use crate::layout::superblock::{Superblock, hex};
 use crate::layout::{FEATURE_ALIASED, FEATURE_EXPERTS, FEATURE_NEURON_GROUPS, OPTIONAL_CARRIED, OPTIONAL_SOURCE};
 use crate::model::{Ffn, GatedFfn, Role};
+use crate::neurons::{GroupShape, MAX_GROUP_BYTES};
 use crate::quant::QuantType;
 use crate::shapes::TensorShape;
 
@@ -22,8 +23,11 @@ pub fn check(manifest: &Manifest, index: &Index) -> Result<(), FormatError> {
     {
         equal(format!("manifest: {what}"), have as u64, layers as u64, "layers in the index")?;
     }
-    if !manifest.neurons.is_empty() || (0..index.layers()).any(|l| index.count(Kind::NeuronGroup, l) != 0) {
-        return Err(FormatError::UnknownFeature(feature_names(FEATURE_NEURON_GROUPS)));
+    if !manifest.neurons.is_empty() {
+        equal("manifest: neurons".into(), manifest.neurons.len() as u64, layers as u64, "layers in the index")?;
+        if manifest.neurons.iter().all(Option::is_none) {
+            return Err(FormatError::invalid("manifest: neurons", "no layer has any"));
+        }
     }
     manifest.spec.validate()?;
     let (spec, embedding, head) = (&manifest.spec, BundleId::global(Kind::Embedding, 0), BundleId::global(Kind::Head, 0));
@@ -31,7 +35,10 @@ pub fn check(manifest: &Manifest, index: &Index) -> Result<(), FormatError> {
     check_run(index, head, &manifest.head, &spec.head_tensors())?;
     let layer_parts = manifest.spec.layers.iter().zip(&manifest.trunk).zip(&manifest.experts);
     for (layer, ((spec, trunk), experts)) in (0u32..).zip(layer_parts) {
-        check_run(index, BundleId::trunk(layer), trunk, &spec.tensors(manifest.spec.hidden)?)?;
+        let groups = manifest.neurons.get(layer as usize).and_then(Option::as_ref);
+        let needed = if groups.is_some() { spec.tensors_beside_groups(manifest.spec.hidden)? } else { spec.tensors(manifest.spec.hidden)? };
+        check_run(index, BundleId::trunk(layer), trunk, &needed)?;
+        check_groups(index, layer, groups, &spec.ffn, manifest.spec.hidden)?;
         let count = index.count(Kind::Expert, layer);
         match (&spec.ffn, experts) {
             (Ffn::Routed(routed), Some(place)) => {
@@ -68,6 +75,7 @@ pub fn check_superblock(superblock: &Superblock, manifest: &Manifest, index: &In
     }
     let bits = [
         ("experts", superblock.required & FEATURE_EXPERTS, manifest.experts.iter().any(Option::is_some)),
+        ("neuron groups", superblock.required & FEATURE_NEURON_GROUPS, !manifest.neurons.is_empty()),
         ("aliased bundles", superblock.required & FEATURE_ALIASED, index.aliased() > 0),
         ("carried tensors", superblock.optional & OPTIONAL_CARRIED, !manifest.carried.is_empty()),
         ("source section", superblock.optional & OPTIONAL_SOURCE, superblock.source.stored != 0),
@@ -128,6 +136,46 @@ fn check_carried(index: &Index, carried: &[CarriedTensor]) -> Result<(), FormatE
         }
     }
     Ok(())
+}
+
+/// Groups of a layer: as many as its neurons make, each of two slices that hold it, all full groups cut alike.
+fn check_groups(index: &Index, layer: u32, place: Option<&NeuronPlace>, ffn: &Ffn, hidden: u32) -> Result<(), FormatError> {
+    let what = || format!("layer {layer} neuron groups");
+    let count = index.count(Kind::NeuronGroup, layer);
+    let (place, dense) = match (place, ffn) {
+        (None, _) => return equal(what(), count as u64, 0, "of a layer without a place for them"),
+        (Some(place), Ffn::Dense(dense)) => (place, dense),
+        (Some(_), Ffn::Routed(_)) => return Err(FormatError::invalid(what(), "a layer of experts has none")),
+    };
+    let shape = GroupShape::new(place, dense, hidden).map_err(|e| in_layer(layer, e))?;
+    equal(what(), count as u64, shape.groups() as u64, "by the number of neurons")?;
+    let full = index.get(BundleId::neurons(layer, 0))?;
+    for ordinal in 0..count {
+        let record = index.get(BundleId::neurons(layer, ordinal))?;
+        let neurons = shape.neurons(ordinal).len() as u32;
+        if neurons == shape.group && ordinal > 0 && record.layout == full.layout {
+            continue;
+        }
+        let bad = |why: String| Err(FormatError::invalid(record.id.to_string(), why));
+        if neurons == shape.group && ordinal > 0 {
+            return bad("is not cut like the first group of its layer".into());
+        }
+        let &[first, second] = index.layout(record).slices.as_slice() else {
+            return bad(format!("{} slices, a group of neurons has two", index.layout(record).slices.len()));
+        };
+        let [trigger, rest] = shape.used(neurons);
+        if trigger > first || rest > second || record.length > full.length || record.length > MAX_GROUP_BYTES {
+            return bad(format!("{neurons} neurons of {trigger} and {rest} bytes do not fit slices of {first} and {second} bytes"));
+        }
+    }
+    Ok(())
+}
+
+fn in_layer(layer: u32, e: FormatError) -> FormatError {
+    match e {
+        FormatError::Invalid { what, why } => FormatError::Invalid { what: format!("layer {layer} {what}"), why },
+        other => other,
+    }
 }
 
 fn check_experts(index: &Index, layer: u32, place: &ExpertPlace, expert: &GatedFfn, hidden: u32) -> Result<(), FormatError> {

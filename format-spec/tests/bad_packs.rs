@@ -110,9 +110,9 @@ fn superblock_cases() -> Vec<Case> {
         ),
         ("a required feature from the future", superblock(16 + 5, &[1]), "the pack needs a feature this program does not know: bit 40"),
         (
-            "neuron groups, specified but not readable yet",
+            "the bit for neuron groups without any",
             superblock(16, &[3]),
-            "the pack needs a feature this program does not know: neuron groups",
+            "feature bits is invalid: the bit for neuron groups does not match the pack's contents",
         ),
         ("wrong superblock length", superblock(12, &8192u32.to_le_bytes()), "superblock length is invalid: 8192 is not 4096"),
         ("alignment 512", superblock(32, &512u32.to_le_bytes()), "alignment is invalid: 512 is neither 4096 nor 16384"),

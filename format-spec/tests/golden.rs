@@ -1,5 +1,7 @@
 //! Frozen packs, read by the reference reader: what they say and what their weights decode to is frozen too.
 
+use forebay_format::layout::FEATURE_NEURON_GROUPS;
+use forebay_format::layout::manifest::NeuronDown;
 use forebay_format::layout::superblock::hex;
 use forebay_format::model::{Ffn, Mixer, Role};
 use forebay_format::reference::Reader;
@@ -24,6 +26,11 @@ fn values_hash(reader: &Reader) -> String {
                 for matrix in reader.expert(record.id.layer, record.id.ordinal).expect("expert") {
                     add(matrix.values());
                 }
+            }
+            Kind::NeuronGroup if record.id.ordinal > 0 => {}
+            Kind::NeuronGroup => {
+                let (gate, up, down) = reader.neurons(record.id.layer).expect("neurons");
+                gate.into_iter().chain([up, down]).for_each(|matrix| add(matrix.values()));
             }
             kind => {
                 let places = match kind {
@@ -74,9 +81,26 @@ fn dense() {
     assert_eq!(values_hash(&reader), CONTENT[2].2);
 }
 
+#[test]
+fn neurons() {
+    for (name, content, order, group, count) in
+        [("neurons_bf16.fby", CONTENT[3], NeuronDown::Transposed, 64, 3), ("neurons_q8_0.fby", CONTENT[4], NeuronDown::Blocks, 96, 2)]
+    {
+        let reader = open(name);
+        assert_eq!(reader.superblock.required, FEATURE_NEURON_GROUPS);
+        let place = reader.manifest.neurons[1].as_ref().expect("a layer with groups");
+        assert_eq!((place.down_order, place.group, reader.index.count(Kind::NeuronGroup, 1)), (order, group, count), "{name}");
+        let roles: Vec<Role> = reader.manifest.trunk[1].iter().map(|p| p.role).collect();
+        assert_eq!(roles, [Role::MixerNorm, Role::Q, Role::K, Role::V, Role::O, Role::FfnNorm, Role::NeuronSketch]);
+        assert_eq!((name, hex(&reader.superblock.content_id).as_str(), values_hash(&reader).as_str()), content);
+    }
+}
+
 /// Pack, content id, hash of its values.
-const CONTENT: [(&str, &str, &str); 3] = [
+const CONTENT: [(&str, &str, &str); 5] = [
     ("hybrid_moe_bf16.fby", "a0b822dc776063a9dde3036e2fe519e7253fbad573cf4696c41a1ad4d10ad90b", "17f68ee25d59a604ebdaa3d250175ad2"),
     ("hybrid_moe_q8_0.fby", "004551613e1e36908544f01ac6f60768a8bb1e29e88eff1a5d10b763a3a83ba3", "8b16752a425f81bfec867a7eb04e24a0"),
     ("dense_gguf_q8_0.fby", "4c6d483724c761f57fea807d179863f80d06ca2e04820018af8307e639e97d68", "289c4ba05b8194f4a7de1e46bc6a5901"),
+    ("neurons_bf16.fby", "966315492f91004048747812b6645474dc118f1b95bcc31e4b24200d105375af", "8ddd50ad0d5fcc66a86e200c35572a0c"),
+    ("neurons_q8_0.fby", "1f930ac7eaea7e405cef8fd400682a283106c8a24dcdfef3d16a56605429049d", "d9047feea1455af82621e133205d9702"),
 ];

@@ -2,7 +2,7 @@
 
 use crate::plan::kinds::{kind_name, sizes_by_kind};
 use crate::progress::size;
-use forebay_format::layout::manifest::TensorPlace;
+use forebay_format::layout::manifest::{NeuronDown, TensorPlace};
 use forebay_format::layout::superblock::hex;
 use forebay_format::model::{Activation, Ffn, LayerSpec, Mixer, Rope, RopeScaling};
 use forebay_format::reference::Reader;
@@ -39,6 +39,9 @@ pub fn summary(name: &str, r: &Reader) -> String {
     }
     if let Some(text) = experts_text(r) {
         line("expert", text);
+    }
+    for (i, (text, count)) in groups_text(r).into_iter().enumerate() {
+        line(if i == 0 { "neurons" } else { "" }, format!("{count} x {text}"));
     }
     let template = if m.chat_template.is_some() { "with" } else { "no" };
     let stop = &m.generation.stop_tokens;
@@ -140,7 +143,9 @@ fn roles_by_type(r: &Reader) -> BTreeMap<&'static str, Vec<String>> {
     let mut types: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
     let experts = r.manifest.experts.iter().flatten();
     let parts = experts.flat_map(|e| [(e.gate, "expert_gate"), (e.up, "expert_up"), (e.down, "expert_down")]);
-    let parts = parts.map(|(q, name)| (q, name.to_owned()));
+    let neurons = r.manifest.neurons.iter().flatten();
+    let neurons = neurons.flat_map(|n| [n.gate.map(|q| (q, "neuron_gate")), Some((n.up, "neuron_up")), Some((n.down, "neuron_down"))]);
+    let parts = parts.chain(neurons.flatten()).map(|(q, name)| (q, name.to_owned()));
     for (q, role) in places(r).map(|(_, p)| (p.qtype, role_name(p.role))).chain(parts) {
         let roles = types.entry(q.name()).or_default();
         if !roles.contains(&role) {
@@ -163,13 +168,43 @@ fn experts_text(r: &Reader) -> Option<String> {
     Some(format!("{} in {slices} slices; a token uses {} of experts", size(largest.length), size(per_token)))
 }
 
+fn order(order: NeuronDown) -> &'static str {
+    match order {
+        NeuronDown::Transposed => "down transposed",
+        NeuronDown::Blocks => "down in blocks",
+    }
+}
+
+/// How the neurons of layers are grouped, and how many layers are alike.
+fn groups_text(r: &Reader) -> Vec<(String, usize)> {
+    let mut found: Vec<(String, usize)> = Vec::new();
+    for (layer, place) in (0u32..).zip(&r.manifest.neurons).filter_map(|(l, n)| Some((l, n.as_ref()?))) {
+        let slices = r.index.get(BundleId::neurons(layer, 0)).map(|x| r.index.layout(x).slices.as_slice()).unwrap_or_default();
+        let sizes: Vec<String> = slices.iter().map(|&s| size(s)).collect();
+        let text = format!(
+            "{} groups of {}, {} each, {}",
+            r.index.count(Kind::NeuronGroup, layer),
+            place.group,
+            sizes.join(" + "),
+            order(place.down_order)
+        );
+        match found.iter_mut().find(|(t, _)| *t == text) {
+            Some((_, count)) => *count += 1,
+            None => found.push((text, 1)),
+        }
+    }
+    found
+}
+
 /// One line a layer.
 pub fn layers(r: &Reader) -> String {
     let line = |(i, layer): (u32, &LayerSpec)| {
         let trunk = r.index.get(BundleId::trunk(i)).map_or(0, |x| x.length);
         let count = r.index.count(Kind::Expert, i) as u64;
         let experts = r.index.get(BundleId::expert(i, 0)).map_or(0, |x| x.length * count);
-        format!("{i:>4}  trunk {:>8}  experts {:>8}  {}; {}\n", size(trunk), size(experts), mixer_text(layer), ffn_text(layer))
+        let groups = r.index.get(BundleId::neurons(i, 0)).map_or(0, |x| x.length * r.index.count(Kind::NeuronGroup, i) as u64);
+        let neurons = if groups > 0 { format!("  neurons {:>8}", size(groups)) } else { String::new() };
+        format!("{i:>4}  trunk {:>8}  experts {:>8}{neurons}  {}; {}\n", size(trunk), size(experts), mixer_text(layer), ffn_text(layer))
     };
     (0u32..).zip(&r.manifest.spec.layers).map(line).collect()
 }
@@ -194,6 +229,13 @@ pub fn tensors(r: &Reader) -> String {
         let types = format!("{}/{}/{}", place.gate.name(), place.up.name(), place.down.name());
         text +=
             &format!("layer {layer} experts x {count}: gate/up/down {types}, {} slices, {}\n", place.slices.len(), place.source.join(" "));
+    }
+    for (layer, n) in r.manifest.neurons.iter().enumerate().filter_map(|(l, n)| Some((l, n.as_ref()?))) {
+        let count = r.index.count(Kind::NeuronGroup, layer as u32);
+        let types: Vec<&str> = n.gate.into_iter().chain([n.up, n.down]).map(|q| q.name()).collect();
+        let parts = if n.gate.is_some() { "gate/up/down" } else { "up/down" };
+        let (types, source) = (types.join("/"), n.source.join(" "));
+        text += &format!("layer {layer} groups of {} neurons x {count}: {parts} {types}, {}, {source}\n", n.group, order(n.down_order));
     }
     for (i, c) in r.manifest.carried.iter().enumerate() {
         text += &format!("carried {i:<8} {:<6} {:?}  {}\n", c.qtype.name(), c.shape, c.name);
@@ -224,6 +266,7 @@ pub fn to_json(r: &Reader, with_layers: bool, with_tensors: bool) -> Value {
             let list = places(r).map(|(run, p)| json!({ "run": run.to_string(), "tensor": p }));
             object.insert("tensors".into(), list.collect());
             object.insert("experts".into(), serde_json::to_value(&m.experts).unwrap_or(Value::Null));
+            object.insert("neurons".into(), serde_json::to_value(&m.neurons).unwrap_or(Value::Null));
             object.insert("carried_tensors".into(), serde_json::to_value(&m.carried).unwrap_or(Value::Null));
         }
     }

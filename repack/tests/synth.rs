@@ -1,11 +1,12 @@
 //! Made-up packs: the shape of the configuration, valid to the last byte, the same on any number of threads, and honest about shared places.
 
-use forebay_format::layout::{FEATURE_ALIASED, FEATURE_EXPERTS};
+use forebay_format::layout::{FEATURE_ALIASED, FEATURE_EXPERTS, FEATURE_NEURON_GROUPS};
 use forebay_format::model::{Ffn, Role};
 use forebay_format::reference::Reader;
 use forebay_format::{BundleId, Kind, QuantType};
-use forebay_repack::plan::Quantize;
-use forebay_repack::synth::{Options, Synthesis};
+use forebay_repack::encode::encode_row;
+use forebay_repack::plan::{Neurons, Quantize};
+use forebay_repack::synth::{Firing, Options, Synthesis};
 use forebay_repack::verify::{Depth, Findings, verify};
 use forebay_repack::write::{self, GROUP_BYTES, Silent, media};
 use serde_json::{Value, json};
@@ -28,7 +29,7 @@ fn hybrid() -> Value {
 }
 
 fn options(alias: u32) -> Options {
-    Options { quantize: Quantize::To(QuantType::Q4_K), alias, skew: 1.0, seed: 7 }
+    Options { quantize: Quantize::To(QuantType::Q4_K), neurons: Neurons::Off, firing: None, alias, skew: 1.0, seed: 7 }
 }
 
 fn plan(dir: &Path, config: &Value, options: Options) -> forebay_repack::Result<Synthesis> {
@@ -116,6 +117,65 @@ fn experts_that_share_a_place_are_bundles_of_their_own() {
     assert_eq!(problems[0].place, "layer 0 expert 4 and 3 more in its place");
 }
 
+fn sparse(neurons: Neurons) -> (Value, Options) {
+    let config = json!({
+        "architectures": ["OPTForCausalLM"], "model_type": "opt", "hidden_size": 512, "ffn_dim": 2048, "num_hidden_layers": 2,
+        "num_attention_heads": 8, "vocab_size": 400, "max_position_embeddings": 128, "word_embed_proj_dim": 512
+    });
+    let firing = Some(Firing { active: 0.05, overlap: 0.75 });
+    (config, Options { quantize: Quantize::To(QuantType::F16), neurons, firing, ..options(1) })
+}
+
+#[test]
+fn neurons_fire_as_asked_and_their_sketch_is_theirs() {
+    let dir = tempfile::tempdir().unwrap();
+    let make = |name: &str, neurons, threads| {
+        let (config, options) = sparse(neurons);
+        made(dir.path(), name, &config, options, threads)
+    };
+    let path = make("auto.fby", Neurons::Auto, 1);
+    assert_eq!(check(&path).problems, []);
+    assert!(std::fs::read(&path).unwrap() == std::fs::read(make("again.fby", Neurons::Auto, 5)).unwrap());
+    let (auto, off) = (Reader::open(&path).unwrap(), Reader::open(&make("off.fby", Neurons::Off, 2)).unwrap());
+    assert_eq!((auto.superblock.required, off.superblock.required), (FEATURE_NEURON_GROUPS, 0));
+    assert!(auto.manifest.provenance.notes["firing"].starts_with("5.000% of neurons fire for a token, 75.000% of them"));
+    for layer in 0..2 {
+        let trunk = |r: &Reader, role| r.tensor(BundleId::trunk(layer), role).unwrap().unwrap();
+        let (gate, up, down) = auto.neurons(layer).unwrap();
+        assert!(gate.is_none() && up == trunk(&off, Role::FfnUp) && down == trunk(&off, Role::FfnDown), "the same network");
+        let sketch = trunk(&auto, Role::NeuronSketch);
+        let row = sketch.bytes.len() / 2048;
+        for n in [0, 77, 2047] {
+            let mut expected = vec![0; row];
+            encode_row(sketch.qtype, &up.row(n).unwrap(), &mut expected).unwrap();
+            assert!(sketch.bytes[n as usize * row..][..row] == expected, "sketch of neuron {n}");
+        }
+        // The layers hardly change the stream: what a network gets is nearly its norm of the embedding.
+        let bias = trunk(&auto, Role::FfnUpBias).values();
+        let embedding = embedding_of(&auto);
+        let rows: Vec<Vec<f32>> = (0..2048).map(|n| up.row(n).unwrap()).collect();
+        let fired: Vec<Vec<bool>> = (0..24).map(|t| fires(&embedding.row(t * 16).unwrap(), &rows, &bias)).collect();
+        let count = |f: &[bool]| f.iter().filter(|&&x| x).count() as f64;
+        let share = fired.iter().map(|f| count(f)).sum::<f64>() / (24.0 * 2048.0);
+        assert!((share / 0.05 - 1.0).abs() < 0.15, "{share}");
+        let shared = |a: &Vec<bool>, b: &Vec<bool>| a.iter().zip(b).filter(|&(x, y)| *x && *y).count() as f64 / count(a);
+        let overlap = fired.windows(2).map(|w| shared(&w[0], &w[1])).sum::<f64>() / 23.0;
+        assert!((overlap - 0.75).abs() < 0.05, "{overlap}");
+    }
+}
+
+fn embedding_of(r: &Reader) -> forebay_format::reference::Matrix {
+    r.tensor(BundleId::global(Kind::Embedding, 0), Role::Embedding).unwrap().unwrap()
+}
+
+/// Neurons that fire for an embedding.
+fn fires(x: &[f32], rows: &[Vec<f32>], bias: &[f32]) -> Vec<bool> {
+    let mean = x.iter().sum::<f32>() / x.len() as f32;
+    let deviation = (x.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / x.len() as f32).sqrt();
+    let z = |row: &Vec<f32>| row.iter().zip(x).map(|(w, v)| w * (v - mean) / deviation).sum::<f32>();
+    rows.iter().zip(bias).map(|(row, b)| z(row) + b > 0.0).collect()
+}
+
 #[test]
 fn an_outline_opens_like_the_pack_and_holds_no_weights() {
     let dir = tempfile::tempdir().unwrap();
@@ -134,9 +194,13 @@ fn an_outline_opens_like_the_pack_and_holds_no_weights() {
 fn the_published_shapes_have_the_published_sizes() {
     let shapes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/shapes");
     // Parameters in billions: all, and of experts; from the model cards.
-    for (name, all, routed) in
-        [("moe-397b-a17b", 396.3, 386.5), ("moe-35b-a3b", 34.7, 32.2), ("moe-30b-a3b", 30.5, 29.0), ("dense-8b", 8.03, 0.0)]
-    {
+    for (name, all, routed) in [
+        ("moe-397b-a17b", 396.3, 386.5),
+        ("moe-35b-a3b", 34.7, 32.2),
+        ("moe-30b-a3b", 30.5, 29.0),
+        ("dense-8b", 8.03, 0.0),
+        ("sparse-6.7b", 6.66, 0.0),
+    ] {
         let synthesis = Synthesis::new(&shapes.join(format!("{name}.json")), Options { quantize: Quantize::Keep, ..options(1) }).unwrap();
         let tensors = synthesis.checkpoint.tensors.iter();
         let values = tensors.map(|t| t.shape.iter().product::<u64>()).sum::<u64>() as f64 / 1e9;
@@ -175,6 +239,10 @@ fn what_makes_no_sense_is_refused_by_name() {
         assert!(got == code && message.contains(text), "{got} {message}");
     }
     assert_eq!(refusal(&hybrid(), options(0)).0, 2);
+    let firing = |active, overlap| Options { firing: Some(Firing { active, overlap }), ..sparse(Neurons::Off).1 };
+    assert_eq!(refusal(&sparse(Neurons::Off).0, firing(0.7, 0.8)).0, 2);
+    let (code, message) = refusal(&hybrid(), firing(0.03, 0.5));
+    assert!(code == 2 && message.contains("this model has none"), "{message}");
     assert_eq!(refusal(&hybrid(), Options { skew: f32::NAN, ..options(1) }).0, 2);
 }
 
@@ -188,6 +256,8 @@ fn every_family_can_be_made_up() {
         ("mistral", json!({})),
         ("mixtral", json!({ "num_local_experts": 4 })),
         ("olmoe", json!({ "num_experts": 4, "num_experts_per_tok": 2 })),
+        ("arcee", json!({})),
+        ("opt", json!({ "ffn_dim": 512 })),
         ("qwen2", json!({ "tie_word_embeddings": true })),
         ("qwen3", json!({ "head_dim": 64 })),
         (

@@ -141,6 +141,39 @@ pub fn write_hybrid_moe(dir: &Path) -> io::Result<()> {
     fs::write(dir.join("model.safetensors"), safetensors(&tensors))
 }
 
+/// Writes a Hugging Face directory of a dense model whose neurons fire or are exactly zero: two layers of 160 neurons, in bf16.
+pub fn write_sparse(dir: &Path) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    let (h, inner) = (HIDDEN, 160);
+    let config = serde_json::json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "eos_token_id": 263, "hidden_act": "relu", "hidden_size": h,
+        "intermediate_size": inner, "max_position_embeddings": 512, "num_attention_heads": 2, "num_hidden_layers": 2,
+        "num_key_value_heads": 1, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false, "vocab_size": VOCAB
+    });
+    fs::write(dir.join("config.json"), config.to_string())?;
+    fs::write(dir.join("tokenizer.json"), tokenizer_json())?;
+    let mut tensors = vec![
+        Spec("model.embed_tokens.weight".into(), vec![VOCAB, h], 1.0),
+        Spec("model.norm.weight".into(), vec![h], 1.0),
+        Spec("lm_head.weight".into(), vec![VOCAB, h], 0.5),
+    ];
+    for layer in 0..2 {
+        let mut add = |name: &str, shape: &[usize], std: f32| {
+            tensors.push(Spec(format!("model.layers.{layer}.{name}.weight"), shape.to_vec(), std));
+        };
+        add("input_layernorm", &[h], 1.0);
+        add("post_attention_layernorm", &[h], 1.0);
+        add("self_attn.q_proj", &[h, h], 0.3);
+        add("self_attn.k_proj", &[16, h], 0.3);
+        add("self_attn.v_proj", &[16, h], 0.3);
+        add("self_attn.o_proj", &[h, h], 0.3);
+        add("mlp.gate_proj", &[inner, h], 0.3);
+        add("mlp.up_proj", &[inner, h], 0.3);
+        add("mlp.down_proj", &[h, inner], 0.3);
+    }
+    fs::write(dir.join("model.safetensors"), safetensors(&tensors))
+}
+
 /// A bf16 safetensors file (`A_log` in f32, as released checkpoints have it).
 fn safetensors(tensors: &[Spec]) -> Vec<u8> {
     let mut random = Random(2026);

@@ -2,7 +2,7 @@
 //!
 //! After a deliberate change of the writer (and of its number, `plan::WRITER`), `FOREBAY_FREEZE=1 cargo test -p forebay-tests --test golden` writes them anew.
 
-use forebay_repack::plan::{Plan, Quantize};
+use forebay_repack::plan::{Choices, Neurons, Plan, Quantize};
 use forebay_repack::write::media::System;
 use forebay_repack::write::{GROUP_BYTES, Options, Silent, convert};
 use forebay_repack::{arch, source};
@@ -15,11 +15,15 @@ fn vectors() -> PathBuf {
 }
 
 fn pack(source_path: &Path, quantize: Quantize, threads: usize) -> Vec<u8> {
+    pack_with(source_path, Choices { quantize, neurons: Neurons::Off, copies: 1 }, threads)
+}
+
+fn pack_with(source_path: &Path, choices: Choices, threads: usize) -> Vec<u8> {
     let dir = tempfile::tempdir().expect("temporary directory");
     let out = dir.path().join("toy.fby");
     let checkpoint = source::open(source_path).expect("toy source");
     let binding = arch::bind(&checkpoint).expect("toy binding");
-    let plan = Plan::new(&checkpoint, &binding, quantize).expect("toy plan");
+    let plan = Plan::with(&checkpoint, &binding, choices).expect("toy plan");
     let cancel = AtomicBool::new(false);
     let options =
         Options { resume: false, force: false, threads, group_bytes: GROUP_BYTES, cancel: &cancel, media: &System, watch: &Silent };
@@ -65,4 +69,14 @@ fn dense_from_gguf() {
     let file = dir.path().join("toy.gguf");
     toy::write_dense_gguf(&file).expect("toy checkpoint");
     check("dense_gguf_q8_0.fby", |threads| pack(&file, Quantize::Keep, threads));
+}
+
+#[test]
+fn groups_of_neurons_and_as_blocks() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    toy::write_sparse(dir.path()).expect("toy checkpoint");
+    let auto = |quantize| Choices { quantize, neurons: Neurons::Auto, copies: 1 };
+    check("neurons_bf16.fby", |threads| pack_with(dir.path(), auto(Quantize::Keep), threads));
+    let q8_0 = Quantize::from_name("q8_0").expect("a type that can be written");
+    check("neurons_q8_0.fby", |threads| pack_with(dir.path(), auto(q8_0), threads));
 }

@@ -76,6 +76,11 @@ impl BundleId {
         BundleId { kind: Kind::Expert, layer, ordinal: expert }
     }
 
+    /// A group of neurons.
+    pub fn neurons(layer: u32, group: u32) -> Self {
+        BundleId { kind: Kind::NeuronGroup, layer, ordinal: group }
+    }
+
     /// A layer's trunk.
     pub fn trunk(layer: u32) -> Self {
         BundleId { kind: Kind::Trunk, layer, ordinal: 0 }

@@ -119,20 +119,25 @@ pub enum ExpertSlice {
     },
 }
 
-/// Layout of the neuron groups of one dense layer (specified; written by a later version).
+/// Layout of the neuron groups of one dense layer; [`crate::neurons::GroupShape`] does the arithmetic.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NeuronPlace {
     /// Neurons in a group; the last group of a layer may have fewer.
     pub group: u32,
-    /// Element type of the gate rows.
-    pub gate: QuantType,
+    /// Element type of the gate rows; `None` where there is no gate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<QuantType>,
     /// Element type of the up rows.
     pub up: QuantType,
-    /// Element type of the down columns.
+    /// Element type of down.
     pub down: QuantType,
-    /// How the down columns of a group are stored.
+    /// How a group's part of down is stored.
     pub down_order: NeuronDown,
+    /// Where it starts, from the start of slice 1; a multiple of 64, the same in every group, 0 where there is no gate.
+    pub down_offset: u64,
+    /// Names of the source tensors of gate (if there is one), up and down.
+    pub source: Vec<String>,
 }
 
 /// How a neuron group stores its part of the down matrix.

@@ -2,6 +2,7 @@
 
 pub mod vocab;
 
+mod arcee;
 mod assemble;
 mod config;
 mod draft;
@@ -123,6 +124,7 @@ const ARCHS: &[Arch] = &[
     qwen3_moe::QWEN3_MOE,
     qwen3_5::DENSE,
     qwen3_5::MOE,
+    arcee::ARCEE,
 ];
 
 /// Finds the family of a checkpoint and binds it.

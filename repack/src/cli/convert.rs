@@ -3,7 +3,7 @@
 use super::{print, print_json};
 use crate::error::{Error, Result};
 use crate::plan::kinds::kind_name;
-use crate::plan::{Plan, Quantize};
+use crate::plan::{Choices, Neurons, Plan, Quantize};
 use crate::progress::{Progress, size};
 use crate::write::{self, output, pool};
 use crate::{arch, source};
@@ -27,6 +27,9 @@ pub struct Args {
     /// What to do with float weights; quantised ones always move unchanged
     #[arg(long, value_name = "TYPE", default_value = "keep", value_parser = ["keep", "q8_0", "q4_0", "q4_k", "q6_k", "mxfp4", "f16", "bf16"])]
     quantize: String,
+    /// Cut dense networks whose neurons may be exactly zero (relu, fatrelu, squared relu) into groups of neurons
+    #[arg(long, value_name = "WHEN", default_value = "off", value_parser = ["auto", "off"])]
+    neurons: String,
     /// Print the plan and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -50,7 +53,8 @@ pub fn run(args: &Args, cancel: &AtomicBool) -> Result<()> {
     let quantize = Quantize::from_name(&args.quantize).ok_or_else(|| Error::Usage(format!("unknown type {}", args.quantize)))?;
     let checkpoint = source::open(&args.source)?;
     let binding = arch::bind(&checkpoint)?;
-    let plan = Plan::new(&checkpoint, &binding, quantize)?;
+    let neurons = if args.neurons == "auto" { Neurons::Auto } else { Neurons::Off };
+    let plan = Plan::with(&checkpoint, &binding, Choices { quantize, neurons, copies: 1 })?;
     if args.dry_run {
         return dry_run(&plan, &args.source, &args.output, args.json);
     }
@@ -120,6 +124,11 @@ fn types(plan: &Plan) -> BTreeMap<String, BTreeMap<&'static str, u64>> {
             add(part.into(), q.name(), count);
         }
     }
+    for n in m.neurons.iter().flatten() {
+        for (part, q) in [("neuron_gate", n.gate), ("neuron_up", Some(n.up)), ("neuron_down", Some(n.down))] {
+            q.into_iter().for_each(|q| add(part.into(), q.name(), 1));
+        }
+    }
     types
 }
 
@@ -140,7 +149,7 @@ pub(super) fn dry_run(plan: &Plan, source: &Path, output: &Path, as_json: bool) 
         return print_json(&json!({
             "dry_run": true, "architecture": m.provenance.architecture, "quantize": plan.quantize.name(), "layers": m.trunk.len(),
             "pack_id": hex(&plan.pack_id), "bytes": need, "free_bytes": free, "kinds": kinds, "types": types(plan),
-            "expert_bytes": longest(Kind::Expert), "expert_slices": slices, "unused": m.provenance.unused,
+            "expert_bytes": longest(Kind::Expert), "expert_slices": slices, "group_bytes": longest(Kind::NeuronGroup), "unused": m.provenance.unused,
             "carried": m.carried.iter().map(|c| &c.name).collect::<Vec<_>>(), "remarks": plan.remarks, "notes": m.provenance.notes,
         }));
     }
@@ -151,6 +160,9 @@ pub(super) fn dry_run(plan: &Plan, source: &Path, output: &Path, as_json: bool) 
     }
     if let (Some(bytes), Some(slices)) = (longest(Kind::Expert), slices) {
         text += &format!("  an expert is {} in {slices} slices\n", size(bytes));
+    }
+    if let (Some(bytes), Some(n)) = (longest(Kind::NeuronGroup), m.neurons.iter().flatten().next()) {
+        text += &format!("  a group of neurons is {} of them in {}\n", n.group, size(bytes));
     }
     text += "types\n";
     for (role, list) in types(plan) {

@@ -84,3 +84,27 @@ fn print(text: &str) -> Result<()> {
 fn print_json(value: &serde_json::Value) -> Result<()> {
     print(&format!("{value:#}\n"))
 }
+
+/// `5%`, `0.5%` or `5`: percent of the bundles.
+fn parse_share(text: &str) -> std::result::Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim();
+    match number.parse::<f64>() {
+        Ok(n) if n > 0.0 && n <= 100.0 => Ok(n / 100.0),
+        _ => Err("a percentage above 0 and up to 100 is needed, such as 5%".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_share;
+
+    #[test]
+    fn shares() {
+        assert_eq!(parse_share("5%"), Ok(0.05));
+        assert_eq!(parse_share("0.5 %"), Ok(0.005));
+        assert_eq!(parse_share("100"), Ok(1.0));
+        for bad in ["0", "-1%", "101%", "x", "", "NaN%", "inf"] {
+            assert!(parse_share(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,10 +1,10 @@
 //! `forebay-repack synth`.
 
-use super::{convert, print, print_json};
+use super::{convert, parse_share, print, print_json};
 use crate::error::{Error, Result};
-use crate::plan::Quantize;
+use crate::plan::{Neurons, Quantize};
 use crate::progress::{Progress, size};
-use crate::synth::{Options, Synthesis};
+use crate::synth::{Firing, Options, Synthesis};
 use crate::write::{self, pool};
 use forebay_format::layout::superblock::hex;
 use serde_json::json;
@@ -23,6 +23,15 @@ pub struct Args {
     /// Type of the matrices; keep is bf16
     #[arg(long, value_name = "TYPE", default_value = "q4_k", value_parser = ["keep", "q8_0", "q4_0", "q4_k", "q6_k", "mxfp4", "f16", "bf16"])]
     quantize: String,
+    /// Cut dense networks whose neurons may be exactly zero into groups of neurons
+    #[arg(long, value_name = "WHEN", default_value = "off", value_parser = ["auto", "off"])]
+    neurons: String,
+    /// Share of those neurons that fires for a token, by their biases; as random weights do if not given
+    #[arg(long, value_name = "N%", value_parser = parse_share)]
+    active: Option<f64>,
+    /// Share of a token's firing neurons that fires for the next one too
+    #[arg(long, value_name = "N%", value_parser = parse_share, default_value = "75%", requires = "active")]
+    overlap: f64,
     /// Let N experts of a layer share one place on disk, for models larger than the disk
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
     alias: u32,
@@ -53,7 +62,9 @@ pub struct Args {
 pub fn run(args: &Args, cancel: &AtomicBool) -> Result<()> {
     let start = Instant::now();
     let quantize = Quantize::from_name(&args.quantize).ok_or_else(|| Error::Usage(format!("unknown type {}", args.quantize)))?;
-    let options = Options { quantize, alias: args.alias, skew: args.skew, seed: args.seed };
+    let neurons = if args.neurons == "auto" { Neurons::Auto } else { Neurons::Off };
+    let firing = args.active.map(|active| Firing { active, overlap: args.overlap });
+    let options = Options { quantize, neurons, firing, alias: args.alias, skew: args.skew, seed: args.seed };
     let synthesis = Synthesis::new(&args.config, options)?;
     let plan = &synthesis.plan;
     if args.dry_run {

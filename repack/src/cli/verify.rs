@@ -1,8 +1,8 @@
 //! `forebay-repack verify`.
 
-use super::{print, print_json};
+use super::{parse_share, print, print_json};
 use crate::error::{Error, Result};
-use crate::plan::{Plan, Quantize};
+use crate::plan::{Choices, Neurons, Plan, Quantize};
 use crate::progress::{Progress, size};
 use crate::verify::{Depth, Findings, verify};
 use crate::write::pool;
@@ -33,15 +33,6 @@ pub struct Args {
     json: bool,
 }
 
-/// `5%`, `0.5%` or `5`: percent of the bundles.
-fn parse_share(text: &str) -> std::result::Result<f64, String> {
-    let number = text.strip_suffix('%').unwrap_or(text).trim();
-    match number.parse::<f64>() {
-        Ok(n) if n > 0.0 && n <= 100.0 => Ok(n / 100.0),
-        _ => Err("a percentage above 0 and up to 100 is needed, such as 5%".into()),
-    }
-}
-
 /// Verifies and lists what is wrong.
 pub fn run(args: &Args, cancel: &AtomicBool) -> Result<()> {
     let start = Instant::now();
@@ -49,7 +40,7 @@ pub fn run(args: &Args, cancel: &AtomicBool) -> Result<()> {
     let depth = match (&checkpoint, args.quick, args.sample) {
         (Some(checkpoint), ..) => {
             let binding = arch::bind(checkpoint)?;
-            let plan = Box::new(Plan::new(checkpoint, &binding, quantize_of(&args.file)?)?);
+            let plan = Box::new(Plan::with(checkpoint, &binding, choices_of(&args.file)?)?);
             Depth::Source { checkpoint, plan }
         }
         (None, true, _) => Depth::Quick,
@@ -70,18 +61,20 @@ pub fn run(args: &Args, cancel: &AtomicBool) -> Result<()> {
     findings.error(&args.file).map_or(Ok(()), Err)
 }
 
-/// The choice that a pack was made with. A pack too damaged to say is verified as one that kept its bytes.
-fn quantize_of(file: &Path) -> Result<Quantize> {
+/// The choices that a pack was made with. A pack too damaged to say is verified as one that kept its bytes.
+fn choices_of(file: &Path) -> Result<Choices> {
+    let choices = |quantize, grouped| Choices { quantize, neurons: if grouped { Neurons::Auto } else { Neurons::Off }, copies: 1 };
     match Reader::open(file) {
         Ok(reader) => {
             let name = &reader.manifest.provenance.quantize;
-            Quantize::from_name(name).ok_or_else(|| Error::Unsupported {
+            let quantize = Quantize::from_name(name).ok_or_else(|| Error::Unsupported {
                 what: format!("comparing a pack made with --quantize {name}"),
                 hint: "only packs that this program's convert wrote can be compared with their source".into(),
-            })
+            })?;
+            Ok(choices(quantize, !reader.manifest.neurons.is_empty()))
         }
         Err(ReadError::Io { error, .. }) => Err(Error::Io { path: file.to_owned(), what: "reading the pack", error }),
-        Err(ReadError::Format(_)) => Ok(Quantize::Keep),
+        Err(ReadError::Format(_)) => Ok(choices(Quantize::Keep, false)),
     }
 }
 
@@ -110,19 +103,4 @@ fn report(args: &Args, depth: &Depth, f: &Findings, seconds: f64) -> Result<()> 
         text += &format!("{}: ok, {what} ({seconds:.1} s)\n", args.file.display());
     }
     print(&text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse_share;
-
-    #[test]
-    fn shares() {
-        assert_eq!(parse_share("5%"), Ok(0.05));
-        assert_eq!(parse_share("0.5 %"), Ok(0.005));
-        assert_eq!(parse_share("100"), Ok(1.0));
-        for bad in ["0", "-1%", "101%", "x", "", "NaN%", "inf"] {
-            assert!(parse_share(bad).is_err(), "{bad}");
-        }
-    }
 }

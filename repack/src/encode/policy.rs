@@ -55,7 +55,7 @@ impl WeightClass {
             Role::FfnDown | Role::SharedDown => WeightClass::down(layer, layers),
             // DeltaB and DeltaA are matrices, but of a row per head only; their errors go through an exponential.
             Role::ProjectIn | Role::ProjectOut => WeightClass::Mixer,
-            // Positions are looked up, one row a token.
+            // Positions are looked up, one row a token; the plan chooses the type of a sketch.
             Role::Positions
             | Role::FinalNorm
             | Role::FinalNormBias
@@ -78,6 +78,7 @@ impl WeightClass {
             | Role::DeltaDecay
             | Role::DeltaDtBias
             | Role::DeltaNorm
+            | Role::NeuronSketch
             | Role::Router
             | Role::SharedExpertGate => WeightClass::Small,
         }

@@ -1,10 +1,12 @@
 //! The plan: which source rows go to which bytes of the pack. Pure: made from headers and the binding alone, so that `--dry-run` can print
 //! it, `--resume` can compare it, and any thread can compute any piece of the pack by itself.
 //!
-//! Runs lie in this order: embedding, trunk runs, head, experts (layer by layer, expert by expert), carried tensors. Sections follow.
+//! Runs lie in this order: embedding, trunk runs, head, neuron groups (layer by layer, group by group), experts (layer by layer, expert by expert), carried tensors.
+//! Sections follow.
 
 mod identity;
 pub mod kinds;
+mod neurons;
 mod segments;
 pub mod slices;
 pub mod types;
@@ -16,9 +18,10 @@ use crate::source::{Checkpoint, Tensor};
 use forebay_format::layout::index::{BundleId, Index, Kind, Layout};
 use forebay_format::layout::manifest::{CarriedTensor, ExpertPlace, Manifest, TensorPlace, Tiling};
 use forebay_format::layout::{DEFAULT_ALIGNMENT, DEFAULT_CHUNK_BYTES, SUPERBLOCK_BYTES, align_up};
-use forebay_format::model::Ffn;
+use forebay_format::model::{Ffn, Role};
 use forebay_format::shapes::TensorShape;
 use forebay_format::validate_pack::{TENSOR_ALIGNMENT, matrix_bytes, role_name};
+pub use neurons::{Columns, Neurons};
 pub use segments::Segment;
 use slices::ExpertShape;
 use std::collections::HashMap;
@@ -71,67 +74,100 @@ struct Sources {
     embedding: Vec<Bound>,
     trunk: Vec<Vec<Bound>>,
     head: Vec<Bound>,
+    neurons: Vec<Option<neurons::BoundNeurons>>,
     experts: Vec<Vec<BoundExpert>>,
     carried: Vec<usize>,
+}
+
+/// What the user decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choices {
+    /// What happens to the weights.
+    pub quantize: Quantize,
+    /// What happens to dense networks with neurons that may be zero.
+    pub neurons: Neurons,
+    /// Experts of a layer in one extent (those that are left share one of their own): 1 but for synthetic packs.
+    pub copies: u32,
 }
 
 /// Who wrote a pack. The number changes when, and only when, the same source gives other bytes: frozen packs in `format-spec/vectors` are
 /// then frozen anew beside the old ones.
 pub const WRITER: &str = "forebay-repack, writer 1";
+/// Who wrote a pack with neuron groups: of the same source, writer 1 made one without.
+pub const WRITER_OF_GROUPS: &str = "forebay-repack, writer 2";
 
 impl Plan {
-    /// Plans the conversion. Fails if a type is not supported, or if the binding does not fit the tensors.
+    /// Plans the conversion with everything in the trunk runs that is not an expert. Fails if a type is not supported, or if the binding does not fit the tensors.
     pub fn new(checkpoint: &Checkpoint, binding: &Binding, quantize: Quantize) -> Result<Plan> {
-        Plan::aliased(checkpoint, binding, quantize, 1)
+        Plan::with(checkpoint, binding, Choices { quantize, neurons: Neurons::Off, copies: 1 })
     }
 
-    /// As [`Plan::new`], with `copies` experts of a layer in one extent (those that are left share one of their own). For synthetic packs.
-    pub fn aliased(checkpoint: &Checkpoint, binding: &Binding, quantize: Quantize, copies: u32) -> Result<Plan> {
+    /// Plans the conversion as chosen. Fails as [`Plan::new`].
+    pub fn with(checkpoint: &Checkpoint, binding: &Binding, choices: Choices) -> Result<Plan> {
         check_binding(checkpoint, binding)?;
+        let Choices { quantize, copies, .. } = choices;
+        let (spec, hidden) = (&binding.spec, binding.spec.hidden);
         let mut layout = Runs::new(DEFAULT_ALIGNMENT);
-        let planner = Planner { checkpoint, quantize, copies, layers: binding.trunk.len(), tied: binding.spec.tied_head };
+        let planner = Planner { checkpoint, quantize, copies, layers: binding.trunk.len(), tied: spec.tied_head };
+        let mut remarks = binding.remarks.clone();
         let embedding = planner.places(&mut layout, BundleId::global(Kind::Embedding, 0), &binding.embedding)?;
-        let mut trunk = Vec::with_capacity(binding.trunk.len());
-        for (layer, bound) in (0u32..).zip(&binding.trunk) {
-            trunk.push(planner.places(&mut layout, BundleId::trunk(layer), bound)?);
+        let mut sources = Sources {
+            embedding: binding.embedding.clone(),
+            trunk: Vec::with_capacity(spec.layers.len()),
+            head: binding.head.clone(),
+            neurons: Vec::with_capacity(spec.layers.len()),
+            experts: binding.experts.clone(),
+            carried: binding.carried.clone(),
+        };
+        let (mut trunk, mut neurons) = (Vec::with_capacity(spec.layers.len()), Vec::with_capacity(spec.layers.len()));
+        for ((layer, bound), spec) in (0u32..).zip(&binding.trunk).zip(&spec.layers) {
+            let cut = match choices.neurons {
+                Neurons::Auto => planner.cut(layer, bound, &spec.ffn, hidden, &mut remarks)?,
+                Neurons::Off => None,
+            };
+            let (cut, place) = cut.unzip();
+            let bound = cut.as_ref().map_or_else(|| bound.clone(), |cut| neurons::beside(bound, cut));
+            trunk.push(planner.places(&mut layout, BundleId::trunk(layer), &bound)?);
+            sources.trunk.push(bound);
+            sources.neurons.push(cut);
+            neurons.push(place);
         }
         let head = planner.places(&mut layout, BundleId::global(Kind::Head, 0), &binding.head)?;
+        for (layer, cut) in (0u32..).zip(&sources.neurons) {
+            cut.iter().try_for_each(|cut| planner.groups(&mut layout, layer, cut))?;
+        }
         let mut experts = Vec::with_capacity(binding.experts.len());
-        for ((layer, bound), spec) in (0u32..).zip(&binding.experts).zip(&binding.spec.layers) {
-            experts.push(planner.experts(&mut layout, layer, bound, &spec.ffn, binding.spec.hidden)?);
+        for ((layer, bound), spec) in (0u32..).zip(&binding.experts).zip(&spec.layers) {
+            experts.push(planner.experts(&mut layout, layer, bound, &spec.ffn, hidden)?);
         }
         let carried = planner.carried(&mut layout, &binding.carried)?;
+        let grouped = neurons.iter().any(Option::is_some);
         let manifest = Manifest {
-            writer: WRITER.into(),
-            spec: binding.spec.clone(),
+            writer: if grouped { WRITER_OF_GROUPS } else { WRITER }.into(),
+            spec: spec.clone(),
             embedding,
             trunk,
             head,
             experts,
-            neurons: Vec::new(),
+            neurons: if grouped { neurons } else { Vec::new() },
             carried,
             tokenizer: binding.tokenizer.clone(),
             chat_template: binding.chat_template.clone(),
             generation: binding.generation.clone(),
             provenance: identity::provenance(checkpoint, binding, quantize),
         };
+        let alignment = layout.alignment as u32;
         Ok(Plan {
             quantize,
-            alignment: layout.alignment as u32,
+            alignment,
             chunk_bytes: DEFAULT_CHUNK_BYTES,
-            pack_id: identity::pack_id(checkpoint, quantize, layout.alignment as u32, DEFAULT_CHUNK_BYTES),
+            pack_id: identity::pack_id(checkpoint, quantize, grouped, alignment, DEFAULT_CHUNK_BYTES),
             manifest,
             layouts: layout.layouts,
             runs: layout.runs,
             payload_end: layout.end,
-            remarks: binding.remarks.clone(),
-            binding: Sources {
-                embedding: binding.embedding.clone(),
-                trunk: binding.trunk.clone(),
-                head: binding.head.clone(),
-                experts: binding.experts.clone(),
-                carried: binding.carried.clone(),
-            },
+            remarks,
+            binding: sources,
         })
     }
 
@@ -164,6 +200,10 @@ impl Plan {
         let carried = |m: &Manifest| m.carried.iter().map(|c| (c.name.clone(), c.shape.clone())).collect::<Vec<_>>();
         if carried(&self.manifest) != carried(manifest) {
             return Err("the source has other unused tensors than the pack carries".into());
+        }
+        let cut = |m: &Manifest| m.neurons.iter().map(|n| n.as_ref().map(|n| (n.group, n.down_offset))).collect::<Vec<_>>();
+        if cut(&self.manifest) != cut(manifest) {
+            return Err("the pack's neurons are grouped in another way than this version groups those of the source".into());
         }
         for run in &mut self.runs {
             let record = index.get(run.id).map_err(|e| e.to_string())?;
@@ -300,7 +340,10 @@ impl Planner<'_> {
         for b in bound {
             let tensor = self.check_rows(&b.source, b.rows as u64, b.cols as u64)?;
             let class = WeightClass::of(b.role, id.layer as usize, self.layers, self.tied);
-            let qtype = self.quantize.stored(tensor, class, b.cols)?;
+            let qtype = match b.role {
+                Role::NeuronSketch => neurons::sketch_type(b.cols),
+                _ => self.quantize.stored(tensor, class, b.cols)?,
+            };
             let bytes = matrix_bytes(qtype, b.rows as u64, b.cols as u64);
             let offset = align_up(end, TENSOR_ALIGNMENT);
             let (bytes, offset) = bytes.zip(offset).ok_or_else(|| self.malformed(tensor, "its size overflows".into()))?;

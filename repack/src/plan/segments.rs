@@ -7,6 +7,7 @@ use crate::source::Checkpoint;
 use forebay_format::QuantType;
 use forebay_format::layout::index::Kind;
 use forebay_format::layout::manifest::{ExpertSlice, TensorPlace};
+use forebay_format::model::Role;
 
 /// Whole rows of one source tensor that lie back to back in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub struct Segment {
     pub from: QuantType,
     /// Type in the pack.
     pub to: QuantType,
+    /// A sketch: made of rows that are elsewhere in the pack too.
+    pub sketch: bool,
 }
 
 impl Segment {
@@ -37,7 +40,7 @@ impl Segment {
 }
 
 impl Plan {
-    /// Segments of a run, by destination. What lies between them is zero.
+    /// Segments of a run, by destination. What lies between them is zero, but for a group of neurons, which also has [`Plan::columns`].
     pub fn segments(&self, checkpoint: &Checkpoint, run: &Run) -> Result<Vec<Segment>> {
         let (layer, ordinal) = (run.id.layer as usize, run.id.ordinal as usize);
         let b = &self.binding;
@@ -55,7 +58,7 @@ impl Plan {
                 let rows = Rows { tensor, first: 0, count: t.rows() };
                 Some(vec![segment(checkpoint, &rows, rows.count, t.cols(), 0, q)?])
             }),
-            Kind::NeuronGroup => None,
+            Kind::NeuronGroup => self.group_rows(checkpoint, run),
         };
         // `Plan::new` has checked every size that is computed here.
         found.ok_or_else(|| Error::Usage(format!("the plan does not fit the checkpoint at {}", run.id)))
@@ -86,17 +89,20 @@ impl Plan {
 }
 
 fn bound(checkpoint: &Checkpoint, bound: &[Bound], places: &[TensorPlace]) -> Option<Vec<Segment>> {
-    let one = |(b, p): (&Bound, &TensorPlace)| segment(checkpoint, &b.source, b.rows as u64, b.cols as u64, p.offset, p.qtype);
+    let one = |(b, p): (&Bound, &TensorPlace)| {
+        let s = segment(checkpoint, &b.source, b.rows as u64, b.cols as u64, p.offset, p.qtype)?;
+        Some(Segment { sketch: b.role == Role::NeuronSketch, ..s })
+    };
     bound.iter().zip(places).map(one).collect()
 }
 
 /// `rows` seen as `count` rows of `cols` values.
-fn segment(checkpoint: &Checkpoint, rows: &Rows, count: u64, cols: u64, dest: u64, to: QuantType) -> Option<Segment> {
+pub(super) fn segment(checkpoint: &Checkpoint, rows: &Rows, count: u64, cols: u64, dest: u64, to: QuantType) -> Option<Segment> {
     let tensor = checkpoint.tensors.get(rows.tensor)?;
     let from = types::weight_type(tensor).ok()?;
     let tensor_row = from.row_bytes(usize::try_from(tensor.cols()).ok()?)? as u64;
     let source = tensor.range.start.checked_add(rows.first.checked_mul(tensor_row)?)?;
     let cols = usize::try_from(cols).ok()?;
     let (source_row, dest_row) = (from.row_bytes(cols)? as u64, to.row_bytes(cols)? as u64);
-    Some(Segment { tensor: rows.tensor, source, dest, rows: count, source_row, dest_row, from, to })
+    Some(Segment { tensor: rows.tensor, source, dest, rows: count, source_row, dest_row, from, to, sketch: false })
 }

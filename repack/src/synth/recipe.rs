@@ -1,17 +1,36 @@
 //! What random values a tensor gets, so that activations stay finite, the residual stream stays near its embedding, and routing is as uneven as asked.
 //!
-//! Every embedding is a common direction `u` (signs) plus noise of its own, half of the energy each. Mixers and feed-forward parts together add a small share, so the
+//! Every embedding is a common direction `u` (signs) plus noise of its own, half of the energy each where [`super::firing`] does not say otherwise. Mixers and feed-forward parts together add a small share, so the
 //! norm in front of each router sees about that mixture. A router row is noise orthogonal to `u`, which makes choices differ from token to token, plus a multiple of
 //! `u`, which makes the expert popular: `skew` is the deviation of the second part of a logit over that of the first.
 //! By simulation (256 experts, 8 a token) an LRU window of 10 / 20 / 30 / 40% of the experts hits 9 / 19 / 29 / 39% at skew 0, 36 / 61 / 75 / 85% at 0.7,
 //! 41 / 68 / 83 / 92% at 1.0 and 56 / 84 / 93 / 97% at 1.3.
 
+use super::firing::Firing;
 use super::random::Random;
 use crate::arch::Binding;
-use forebay_format::model::{Decay, LayerSpec, Mixer, ModelSpec, Norm, NormWeight, QkNorm, Role};
+use forebay_format::model::{Activation, Decay, Ffn, LayerSpec, Mixer, ModelSpec, Norm, NormWeight, QkNorm, Role};
 
-/// Share of the embedding's amplitude that is common to all tokens, and that is its own: squares add up to 1.
-const COMMON: f32 = std::f32::consts::FRAC_1_SQRT_2;
+/// What the whole model has in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Character {
+    /// Seed of everything.
+    pub seed: u64,
+    /// How uneven routing is.
+    pub skew: f32,
+    /// Share of the embedding's amplitude that is common to all tokens, and that is a token's own: squares add up to 1.
+    pub common: f32,
+    /// See `common`.
+    pub own: f32,
+}
+
+impl Character {
+    /// Half of an embedding's energy is common.
+    pub fn new(seed: u64, skew: f32) -> Self {
+        Character { seed, skew, common: std::f32::consts::FRAC_1_SQRT_2, own: std::f32::consts::FRAC_1_SQRT_2 }
+    }
+}
+
 /// All layers together add this much to the residual stream, whose embedding is 1.
 const LAYERS_ADD: f32 = 0.3;
 /// Deviation of the part of a router logit that differs from token to token. Real routers are about so sure of themselves.
@@ -22,6 +41,8 @@ const ROUTER_DEVIATION: f32 = 1.6;
 pub enum Recipe {
     /// Blocks from a pool of normal values of this deviation.
     Pooled(f32),
+    /// The same in stretches that a sketch can be cut into too.
+    Trigger(f32),
     /// Normal values of this deviation.
     Normal(f32),
     /// One value.
@@ -35,7 +56,7 @@ pub enum Recipe {
 }
 
 /// Recipes by tensor number.
-pub fn recipes(binding: &Binding, tensors: usize) -> Vec<Recipe> {
+pub fn recipes(binding: &Binding, tensors: usize, firing: Option<Firing>) -> Vec<Recipe> {
     let spec = &binding.spec;
     let mut recipes = vec![Recipe::Constant(0.0); tensors];
     let mut set = |tensor: usize, recipe: Recipe| {
@@ -48,6 +69,16 @@ pub fn recipes(binding: &Binding, tensors: usize) -> Vec<Recipe> {
     }
     for (layer, trunk) in spec.layers.iter().zip(&binding.trunk) {
         trunk.iter().for_each(|bound| set(bound.source.tensor, of_role(bound.role, bound.cols, spec, Some(layer))));
+        let Ffn::Dense(ffn) = &layer.ffn else { continue };
+        let [matrix, bias] = if ffn.ungated { [Role::FfnUp, Role::FfnUpBias] } else { [Role::FfnGate, Role::FfnGateBias] };
+        for bound in trunk.iter().filter(|_| ffn.activation.is_sparse()) {
+            if bound.role == matrix {
+                set(bound.source.tensor, Recipe::Trigger((bound.cols as f32).sqrt().recip()));
+            } else if let (true, Some(firing)) = (bound.role == bias, firing) {
+                let floor = if let Activation::FatRelu { threshold } = ffn.activation { threshold } else { 0.0 };
+                set(bound.source.tensor, Recipe::Constant(floor - firing.threshold() as f32));
+            }
+        }
     }
     for expert in binding.experts.iter().flatten() {
         set(expert.gate.tensor, into(spec.hidden));
@@ -116,16 +147,20 @@ fn of_role(role: Role, cols: u32, spec: &ModelSpec, layer: Option<&LayerSpec>) -
         | Role::DeltaZ
         | Role::FfnGate
         | Role::FfnUp
+        | Role::NeuronSketch
         | Role::SharedGate
         | Role::SharedUp => into(cols),
     }
 }
 
 /// Values of row `row` of tensor `tensor`, for every recipe but the pooled one.
-pub fn row(recipe: Recipe, seed: u64, skew: f32, tensor: usize, row: u64, out: &mut [f32]) {
+pub fn row(recipe: Recipe, character: &Character, tensor: usize, row: u64, out: &mut [f32]) {
+    let &Character { seed, common, own, .. } = character;
     let mut random = Random::at(seed, [tensor as u64, row]);
     match recipe {
-        Recipe::Pooled(deviation) | Recipe::Normal(deviation) => out.iter_mut().for_each(|x| *x = random.normal() * deviation),
+        Recipe::Pooled(deviation) | Recipe::Trigger(deviation) | Recipe::Normal(deviation) => {
+            out.iter_mut().for_each(|x| *x = random.normal() * deviation)
+        }
         Recipe::Constant(value) => out.fill(value),
         Recipe::Decay(decay) => out.iter_mut().for_each(|x| {
             let log = 2.0 * random.uniform() - 1.0;
@@ -136,14 +171,15 @@ pub fn row(recipe: Recipe, seed: u64, skew: f32, tensor: usize, row: u64, out: &
         }),
         Recipe::Embedding => {
             for (column, x) in out.iter_mut().enumerate() {
-                *x = COMMON * sign(seed, column) + COMMON * random.normal();
+                *x = common * sign(seed, column) + own * random.normal();
             }
         }
-        Recipe::Router => router_row(seed, skew, &mut random, out),
+        Recipe::Router => router_row(character, &mut random, out),
     }
 }
 
-fn router_row(seed: u64, skew: f32, random: &mut Random, out: &mut [f32]) {
+fn router_row(character: &Character, random: &mut Random, out: &mut [f32]) {
+    let &Character { seed, skew, .. } = character;
     let hidden = out.len() as f32;
     let popularity = random.normal() * skew;
     let mut along = 0.0;
@@ -151,8 +187,8 @@ fn router_row(seed: u64, skew: f32, random: &mut Random, out: &mut [f32]) {
         *x = random.normal();
         along += *x * sign(seed, column);
     }
-    let noise = ROUTER_DEVIATION / (COMMON * hidden.sqrt());
-    let common = popularity * ROUTER_DEVIATION / (COMMON * hidden);
+    let noise = ROUTER_DEVIATION / (character.own * hidden.sqrt());
+    let common = popularity * ROUTER_DEVIATION / (character.common * hidden);
     for (column, x) in out.iter_mut().enumerate() {
         let sign = sign(seed, column);
         *x = (*x - along / hidden * sign) * noise + common * sign;
@@ -184,7 +220,7 @@ mod tests {
             let rows = |recipe, tensor, n: u64| -> Vec<Vec<f32>> {
                 let one = |r| {
                     let mut out = vec![0.0; hidden];
-                    row(recipe, 5, skew, tensor, r, &mut out);
+                    row(recipe, &Character::new(5, skew), tensor, r, &mut out);
                     out
                 };
                 (0..n).map(one).collect()

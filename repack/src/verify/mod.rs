@@ -1,5 +1,6 @@
 //! Is a pack what was written, byte by byte, and is it what its source says? Everything that is wrong is listed, not only the first.
 
+mod groups;
 mod skeleton;
 
 use crate::error::{Error, Result};
@@ -9,7 +10,7 @@ use crate::write::buffer::AlignedBuf;
 use crate::write::fill::{Origin, Scratch};
 use crate::write::pieces::{self, Chunks, Digest, Ledger, Piece};
 use crate::write::{Watch, pool};
-use forebay_format::{BundleId, Index, Manifest, Record, Superblock};
+use forebay_format::{BundleId, Index, Kind, Manifest, Record, Superblock};
 use rustix::fs::{Advice, fadvise};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -166,6 +167,8 @@ enum Seen {
     Unreadable(String),
     /// Its digest, and where it differs from the source.
     Read(Digest, Option<String>),
+    /// It is groups of neurons: what is wrong with each.
+    Groups(Vec<Problem>),
 }
 
 /// Bundles under verification.
@@ -178,7 +181,11 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn run(&self, threads: usize, cancel: &AtomicBool, watch: &dyn Watch, problems: &mut Vec<Problem>) -> Result<()> {
-        let pieces = pieces::cut(self.extents.iter().map(|e| (e.record.length, e.copies)));
+        let extent = |e: &Extent| {
+            let Record { id, offset, length, .. } = *e.record;
+            pieces::Extent { id, offset, length, copies: e.copies }
+        };
+        let pieces = pieces::cut(self.extents.iter().map(extent));
         let mut ledger = Ledger::default();
         // Problems of the bundle at hand; one line each, however many of its pieces are bad.
         let mut found: BTreeMap<u64, String> = BTreeMap::new();
@@ -192,9 +199,13 @@ impl Check<'_> {
                 let Extent { record, copies } = self.extents[piece.run];
                 watch.advance(piece.range.end - piece.range.start);
                 let digest = match seen {
+                    Seen::Groups(found) => {
+                        problems.extend(found);
+                        return Ok(());
+                    }
                     Seen::Unreadable(why) => {
                         found.insert(piece.range.start, why);
-                        Digest { hash: [0; 32], sums: Vec::new() }
+                        Digest { hash: [0; 32], sums: Vec::new(), groups: Vec::new() }
                     }
                     Seen::Read(digest, difference) => {
                         if let Some(range) = self.bad_chunk(record, piece, &digest) {
@@ -222,6 +233,9 @@ impl Check<'_> {
     }
 
     fn look(&self, worker: &mut Worker, piece: &Piece) -> Result<Seen> {
+        if piece.groups > 0 {
+            return self.look_at_groups(worker, piece);
+        }
         let record = self.extents[piece.run].record;
         let layout = self.index.layout(record);
         let superblock = &self.pack.superblock;
@@ -274,12 +288,17 @@ impl Check<'_> {
         if self.pack.manifest.as_ref().is_none_or(|m| m.provenance.quantize != "keep") {
             return;
         }
-        for run in &plan.runs {
+        // Groups of a layer are alike.
+        for run in plan.runs.iter().filter(|r| r.id.kind != Kind::NeuronGroup || r.id.ordinal == 0) {
             match plan.segments(origin.checkpoint(), run) {
-                Ok(segments) => problems.extend(segments.iter().find(|s| s.from != s.to).map(|s| Problem {
-                    place: run.id.to_string(),
-                    why: format!("is {} although the source has {} and nothing was to be encoded", s.to.name(), s.from.name()),
-                })),
+                Ok(segments) => {
+                    let rows = segments.iter().filter(|s| !s.sketch).map(|s| (s.from, s.to));
+                    let mut types = rows.chain(plan.columns(origin.checkpoint(), run).map(|c| (c.from, c.to)));
+                    problems.extend(types.find(|(from, to)| from != to).map(|(from, to)| Problem {
+                        place: run.id.to_string(),
+                        why: format!("is {} although the source has {} and nothing was to be encoded", to.name(), from.name()),
+                    }))
+                }
                 Err(e) => problems.push(Problem { place: run.id.to_string(), why: e.to_string() }),
             }
         }
@@ -297,7 +316,12 @@ fn difference(plan: &Plan, checkpoint: &Checkpoint, run: &Run, at: u64) -> Strin
             let row = (s.source - start) / s.source_row + (at - s.dest) / s.dest_row;
             format!("byte {} of the file differs from the source: tensor {}, row {row}", run.offset + at, name(s))
         }
-        None => format!("byte {} of the file is padding and not zero", run.offset + at),
+        None => match plan.columns(checkpoint, run).and_then(|c| Some((c.at(at)?, checkpoint.tensors.get(c.tensor)?))) {
+            Some(((row, column), tensor)) => {
+                format!("byte {} of the file differs from the source: tensor {}, row {row}, column {column}", run.offset + at, tensor.name)
+            }
+            None => format!("byte {} of the file is padding and not zero", run.offset + at),
+        },
     }
 }
 

@@ -4,6 +4,7 @@ use crate::encode;
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Run, Segment};
 use crate::source::{Checkpoint, Fingerprint, WeightFile};
+use forebay_format::QuantType;
 use rustix::fs::{Advice, fadvise};
 use std::fs::File;
 use std::num::NonZeroU64;
@@ -21,6 +22,9 @@ pub trait Content: Sync {
     /// Fills `out` with bytes `range` of a run.
     fn fill(&self, plan: &Plan, run: &Run, range: Range<u64>, out: &mut [u8], scratch: &mut Scratch) -> Result<()>;
 
+    /// Fills `out` with groups of neurons of one layer that lie back to back.
+    fn fill_groups(&self, plan: &Plan, runs: &[Run], out: &mut [u8], scratch: &mut Scratch) -> Result<()>;
+
     /// Fails with [`Error::SourceChanged`] if they come from something that has changed meanwhile.
     fn check_unchanged(&self) -> Result<()>;
 }
@@ -30,17 +34,28 @@ impl Content for Origin<'_> {
         Origin::fill(self, plan, run, range, out, scratch)
     }
 
+    fn fill_groups(&self, plan: &Plan, runs: &[Run], out: &mut [u8], scratch: &mut Scratch) -> Result<()> {
+        Origin::fill_groups(self, plan, runs, out, scratch)
+    }
+
     fn check_unchanged(&self) -> Result<()> {
         Origin::check_unchanged(self)
     }
 }
 
-/// Room for one row on its way from one type to another. One for each thread.
+/// Room for rows on their way from one type to another. One for each thread.
 #[derive(Default)]
 pub struct Scratch {
-    source: Vec<u8>,
-    values: Vec<f32>,
-    encoded: Vec<u8>,
+    pub(super) source: Vec<u8>,
+    pub(super) values: Vec<f32>,
+    pub(super) encoded: Vec<u8>,
+}
+
+impl Scratch {
+    /// Room for rows in the pack's type.
+    pub(crate) fn tile(&mut self) -> &mut Vec<u8> {
+        &mut self.encoded
+    }
 }
 
 impl<'a> Origin<'a> {
@@ -92,17 +107,17 @@ impl<'a> Origin<'a> {
             let (from, to) = (s.dest.max(range.start), s.dest_end().min(range.end));
             out[(done - range.start) as usize..(from - range.start) as usize].fill(0);
             let part = &mut out[(from - range.start) as usize..(to - range.start) as usize];
-            let place = from - s.dest..to - s.dest;
-            if s.from == s.to {
-                self.copy(s, place, part)?
-            } else {
-                self.encode(s, place, part, scratch)?
-            }
+            self.part(s, from - s.dest..to - s.dest, part, scratch)?;
             done = to;
         }
         out[(done - range.start) as usize..].fill(0);
         self.advise(&touched, &range, Advice::DontNeed);
         Ok(())
+    }
+
+    /// Bytes `place` of a segment.
+    pub(super) fn part(&self, s: &Segment, place: Range<u64>, out: &mut [u8], scratch: &mut Scratch) -> Result<()> {
+        if s.from == s.to { self.copy(s, place, out) } else { self.encode(s, place, out, scratch) }
     }
 
     /// Tells the kernel which source bytes come now (all reads of a piece are then under way at once), or that they are not needed
@@ -111,10 +126,15 @@ impl<'a> Origin<'a> {
         for s in segments {
             let first = (range.start.max(s.dest) - s.dest) / s.dest_row * s.source_row;
             let end = (range.end.min(s.dest_end()) - s.dest).div_ceil(s.dest_row) * s.source_row;
-            if let (Some((_, file)), Some(len)) = (self.file_of(s.tensor), NonZeroU64::new(end - first)) {
-                // Advice only: nothing depends on it.
-                let _ = fadvise(file, s.source + first, Some(len), advice);
-            }
+            self.advise_range(s.tensor, s.source + first..s.source + end, advice);
+        }
+    }
+
+    /// The same for bytes of a tensor's file.
+    pub(super) fn advise_range(&self, tensor: usize, range: Range<u64>, advice: Advice) {
+        if let (Some((_, file)), Some(len)) = (self.file_of(tensor), NonZeroU64::new(range.end - range.start)) {
+            // Advice only: nothing depends on it.
+            let _ = fadvise(file, range.start, Some(len), advice);
         }
     }
 
@@ -123,28 +143,28 @@ impl<'a> Origin<'a> {
         self.checkpoint.files.get(number).zip(self.files.get(number))
     }
 
-    fn read(&self, s: &Segment, out: &mut [u8], offset: u64) -> Result<()> {
-        let missing = || Error::Usage(format!("tensor number {} has no file", s.tensor));
-        let (info, file) = self.file_of(s.tensor).ok_or_else(missing)?;
+    pub(super) fn read(&self, tensor: usize, out: &mut [u8], offset: u64) -> Result<()> {
+        let missing = || Error::Usage(format!("tensor number {tensor} has no file"));
+        let (info, file) = self.file_of(tensor).ok_or_else(missing)?;
         read_at(info, file, out, offset)
     }
 
     /// Bytes `place` of a segment that moves unchanged.
     fn copy(&self, s: &Segment, place: Range<u64>, out: &mut [u8]) -> Result<()> {
-        self.read(s, out, s.source + place.start)?;
+        self.read(s.tensor, out, s.source + place.start)?;
         // The range may begin inside a block; that one is read again as a whole, so that every block is looked at once.
         let block = s.from.block_bytes() as u64;
         let skip = (place.start.next_multiple_of(block) - place.start).min(out.len() as u64);
         if skip > 0 {
             let start = place.start - place.start % block;
             let mut whole = vec![0; block as usize];
-            self.read(s, &mut whole, s.source + start)?;
+            self.read(s.tensor, &mut whole, s.source + start)?;
             if s.from.check_finite(&whole).is_some() {
-                return Err(self.not_finite(s, start / s.source_row, None));
+                return Err(self.row_not_finite(s, start / s.source_row, None));
             }
         }
         match s.from.check_finite(&out[skip as usize..]) {
-            Some(b) => Err(self.not_finite(s, (place.start + skip + b as u64 * block) / s.source_row, None)),
+            Some(b) => Err(self.row_not_finite(s, (place.start + skip + b as u64 * block) / s.source_row, None)),
             None => Ok(()),
         }
     }
@@ -162,16 +182,16 @@ impl<'a> Origin<'a> {
         while row < rows.end {
             let count = batch.min(rows.end - row);
             source.resize((count * s.source_row) as usize, 0);
-            self.read(s, source, s.source + row * s.source_row)?;
+            self.read(s.tensor, source, s.source + row * s.source_row)?;
             for (r, bytes) in (row..).zip(source.chunks_exact(s.source_row as usize)) {
                 s.from.decode_row(bytes, floats);
                 let start = r * s.dest_row;
                 let (from, to) = (start.max(place.start), (start + s.dest_row).min(place.end));
                 let target = &mut out[(from - place.start) as usize..(to - place.start) as usize];
                 if target.len() == encoded.len() {
-                    encode::encode_row(s.to, floats, target).map_err(|e| self.not_finite(s, r, Some(e.column)))?;
+                    encode::encode_row(s.to, floats, target).map_err(|e| self.row_not_finite(s, r, Some(e.column)))?;
                 } else {
-                    encode::encode_row(s.to, floats, encoded).map_err(|e| self.not_finite(s, r, Some(e.column)))?;
+                    encode::encode_row(s.to, floats, encoded).map_err(|e| self.row_not_finite(s, r, Some(e.column)))?;
                     target.copy_from_slice(&encoded[(from - start) as usize..(to - start) as usize]);
                 }
             }
@@ -180,17 +200,22 @@ impl<'a> Origin<'a> {
         Ok(())
     }
 
-    /// `row` counts from the segment's first row; the message counts from the tensor's.
-    fn not_finite(&self, s: &Segment, row: u64, column: Option<usize>) -> Error {
-        let (file, name, first) = match (self.file_of(s.tensor), self.checkpoint.tensors.get(s.tensor)) {
-            (Some((info, _)), Some(t)) => (info.path.clone(), t.name.clone(), (s.source - t.range.start) / s.source_row.max(1)),
-            _ => (self.checkpoint.path.clone(), format!("number {}", s.tensor), 0),
+    fn row_not_finite(&self, s: &Segment, row: u64, column: Option<usize>) -> Error {
+        let start = self.checkpoint.tensors.get(s.tensor).map_or(s.source, |t| t.range.start);
+        self.not_finite(s.tensor, (s.source - start) / s.source_row.max(1) + row, column, s.to)
+    }
+
+    /// An error about a row of a tensor; with a column, the value does not fit type `to`.
+    pub(super) fn not_finite(&self, tensor: usize, row: u64, column: Option<usize>, to: QuantType) -> Error {
+        let (file, name) = match (self.file_of(tensor), self.checkpoint.tensors.get(tensor)) {
+            (Some((info, _)), Some(t)) => (info.path.clone(), t.name.clone()),
+            _ => (self.checkpoint.path.clone(), format!("number {tensor}")),
         };
         let why = match column {
             None => "a value or scale is not finite (NaN or infinity)".to_owned(),
-            Some(c) => format!("the value in column {c} is NaN, infinite, or too large for {}", s.to.name()),
+            Some(c) => format!("the value in column {c} is NaN, infinite, or too large for {}", to.name()),
         };
-        Error::Malformed { file, why: format!("tensor {name}, row {}: {why}", first + row) }
+        Error::Malformed { file, why: format!("tensor {name}, row {row}: {why}") }
     }
 }
 

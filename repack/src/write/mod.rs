@@ -4,6 +4,7 @@
 
 pub mod buffer;
 pub mod fill;
+pub(crate) mod groups;
 pub mod journal;
 pub mod media;
 pub mod outline;
@@ -13,7 +14,7 @@ pub mod pool;
 pub mod tail;
 
 use crate::error::{Error, Result};
-use crate::plan::Plan;
+use crate::plan::{Plan, Run};
 use crate::source::{Checkpoint, Meta};
 use buffer::AlignedBuf;
 use fill::{Content, Origin, Scratch};
@@ -273,7 +274,7 @@ impl Job<'_> {
             // A piece that cannot be read back is one that was not written.
             let whole = self.partial.file.read_exact_at(buffer, run.offset + piece.range.start).is_ok();
             self.options.watch.advance(piece.range.end - piece.range.start);
-            Ok(whole.then(|| pieces::digest(&self.plan.pack_id, run.id, piece, &chunks, buffer)))
+            Ok(whole.then(|| self.digest(piece, &chunks, buffer)))
         };
         let bad = Cell::new(false);
         pool::ordered(0..last.pieces as usize, self.options.threads, self.options.cancel, read, |i, digest| {
@@ -298,10 +299,27 @@ impl Job<'_> {
         Ok((ledger, good))
     }
 
+    /// A piece, and the chunks that start in it if it is not groups of neurons.
     fn piece(&self, i: usize) -> (&Piece, Chunks) {
         let piece = &self.pieces[i];
+        if piece.groups > 0 {
+            return (piece, Chunks { first: 0, ranges: Vec::new() });
+        }
         let layout = self.plan.layout(&self.plan.runs[piece.run]);
         (piece, Chunks::starting_in(&piece.range, layout, self.plan.chunk_bytes))
+    }
+
+    /// Groups that a piece is.
+    fn groups(&self, piece: &Piece) -> &[Run] {
+        &self.plan.runs[piece.run..piece.run + piece.groups]
+    }
+
+    fn digest(&self, piece: &Piece, chunks: &Chunks, bytes: &[u8]) -> Digest {
+        if piece.groups > 0 {
+            let groups = self.groups(piece).iter().map(|r| (r.id, self.plan.layout(r)));
+            return pieces::digest_groups(&self.plan.pack_id, self.plan.chunk_bytes, groups, bytes);
+        }
+        pieces::digest(&self.plan.pack_id, self.plan.runs[piece.run].id, piece, chunks, bytes)
     }
 
     /// Computes, writes and claims all pieces from `first` on.
@@ -350,8 +368,12 @@ impl Job<'_> {
         let run = &self.plan.runs[piece.run];
         let range = piece.range.start..chunks.reach(&piece.range);
         let buffer = worker.buffer.slice((range.end - range.start) as usize);
-        self.content.fill(self.plan, run, range, buffer, &mut worker.scratch)?;
-        let digest = pieces::digest(&self.plan.pack_id, run.id, piece, &chunks, buffer);
+        if piece.groups > 0 {
+            self.content.fill_groups(self.plan, self.groups(piece), buffer, &mut worker.scratch)?;
+        } else {
+            self.content.fill(self.plan, run, range, buffer, &mut worker.scratch)?;
+        }
+        let digest = self.digest(piece, &chunks, buffer);
         let own = &buffer[..(piece.range.end - piece.range.start) as usize];
         self.write(own, run.offset + piece.range.start).map_err(|e| self.io("writing the pack", e))?;
         Ok(digest)

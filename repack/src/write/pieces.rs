@@ -3,19 +3,21 @@
 
 use crate::plan::{Plan, Run};
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
-use forebay_format::layout::index::{BundleId, Layout};
+use forebay_format::layout::index::{BundleId, Kind, Layout};
 use forebay_format::layout::sums::chunk_sum;
 use std::ops::Range;
 
 /// Bytes of a piece, a power of two (so that pieces are whole BLAKE3 subtrees) and a multiple of every chunk length.
 pub const PIECE_BYTES: u64 = 8 << 20;
 
-/// Part of a run.
+/// Part of a run, or several small runs back to back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// Position of the run in the list that was cut.
+    /// Position of the (first) run in the list that was cut.
     pub run: usize,
-    /// Bytes of the run.
+    /// Groups of neurons that it is, all of them whole; 0 if it is part of another run.
+    pub groups: usize,
+    /// Bytes, from the start of the (first) run.
     pub range: Range<u64>,
     /// It is the last one of its run.
     pub last: bool,
@@ -23,14 +25,42 @@ pub struct Piece {
     pub copies: u32,
 }
 
-/// Cuts runs of these lengths, each of which is so many bundles.
-pub fn cut(runs: impl IntoIterator<Item = (u64, u32)>) -> Vec<Piece> {
-    let mut pieces = Vec::new();
-    for (run, (length, copies)) in runs.into_iter().enumerate() {
+/// A run to be cut.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// What it holds.
+    pub id: BundleId,
+    /// First byte in the file.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+    /// Bundles that it is, see [`Run::copies`].
+    pub copies: u32,
+}
+
+/// Cuts runs into pieces. Groups of neurons of one layer that lie back to back go together: alone each would be a write of a few pages, and of a few columns.
+pub fn cut(runs: impl IntoIterator<Item = Extent>) -> Vec<Piece> {
+    let mut pieces: Vec<Piece> = Vec::new();
+    // Layer and end of the run before, if it was a group.
+    let mut open: Option<(u32, u64)> = None;
+    for (run, Extent { id, offset, length, copies }) in runs.into_iter().enumerate() {
+        if id.kind == Kind::NeuronGroup {
+            let follows = open == Some((id.layer, offset));
+            open = offset.checked_add(length).map(|end| (id.layer, end));
+            match pieces.last_mut().filter(|p| follows && p.range.end + length <= PIECE_BYTES) {
+                Some(piece) => {
+                    piece.groups += 1;
+                    piece.range.end += length;
+                }
+                None => pieces.push(Piece { run, groups: 1, range: 0..length, last: true, copies }),
+            }
+            continue;
+        }
+        open = None;
         let starts = (0..length).step_by(PIECE_BYTES as usize);
         pieces.extend(starts.map(|start| {
             let end = (start + PIECE_BYTES).min(length);
-            Piece { run, range: start..end, last: end == length, copies }
+            Piece { run, groups: 0, range: start..end, last: end == length, copies }
         }));
     }
     pieces
@@ -76,6 +106,8 @@ pub struct Digest {
     pub hash: [u8; 32],
     /// Fast sums of the chunks that start in it; those of the first bundle that the run is, then those of the next.
     pub sums: Vec<u64>,
+    /// BLAKE3 of each group of neurons in the piece, if it is made of them; `hash` is then that of these.
+    pub groups: Vec<[u8; 32]>,
 }
 
 /// Digest of a piece; `bytes` starts at the piece's start and reaches to [`Chunks::reach`].
@@ -91,7 +123,25 @@ pub fn digest(pack_id: &[u8; 16], id: BundleId, piece: &Piece, chunks: &Chunks, 
         let id = BundleId { ordinal: id.ordinal.saturating_add(copy), ..id };
         (chunks.first..).zip(&chunks.ranges).map(move |(n, r)| chunk_sum(pack_id, id, n, part(r)))
     };
-    Digest { hash, sums: (0..piece.copies).flat_map(of_bundle).collect() }
+    Digest { hash, sums: (0..piece.copies).flat_map(of_bundle).collect(), groups: Vec::new() }
+}
+
+/// Digest of a piece that is groups of neurons, back to back in `bytes`.
+pub fn digest_groups<'a>(
+    pack_id: &[u8; 16],
+    chunk_bytes: u32,
+    groups: impl IntoIterator<Item = (BundleId, &'a Layout)>,
+    bytes: &[u8],
+) -> Digest {
+    let (mut hashes, mut sums, mut rest) = (Vec::new(), Vec::new(), bytes);
+    for (id, layout) in groups {
+        let (own, behind) = rest.split_at(layout.length() as usize);
+        hashes.push(*blake3::hash(own).as_bytes());
+        let chunks = (0u32..).zip(layout.chunks(chunk_bytes));
+        sums.extend(chunks.map(|(n, r)| chunk_sum(pack_id, id, n, &own[r.start as usize..r.end as usize])));
+        rest = behind;
+    }
+    Digest { hash: *blake3::hash(hashes.as_flattened()).as_bytes(), sums, groups: hashes }
 }
 
 /// Puts digests, given in order, together into one BLAKE3 a run and all sums.
@@ -109,6 +159,11 @@ pub struct Ledger {
 impl Ledger {
     /// Takes the digest of the next piece.
     pub fn push(&mut self, piece: &Piece, digest: Digest) {
+        if piece.groups > 0 {
+            self.hashes.extend(digest.groups);
+            self.sums.extend(digest.sums);
+            return;
+        }
         self.open_sums.resize_with(piece.copies as usize, Vec::new);
         if let Some(of_bundle) = digest.sums.len().checked_div(piece.copies as usize).filter(|&n| n > 0) {
             self.open_sums.iter_mut().zip(digest.sums.chunks_exact(of_bundle)).for_each(|(all, part)| all.extend_from_slice(part));
@@ -148,7 +203,7 @@ fn root(parts: &[ChainingValue]) -> [u8; 32] {
 
 /// Pieces of a plan's runs.
 pub fn of_plan(plan: &Plan) -> Vec<Piece> {
-    cut(plan.runs.iter().map(|r: &Run| (r.length, r.copies)))
+    cut(plan.runs.iter().map(|r: &Run| Extent { id: r.id, offset: r.offset, length: r.length, copies: r.copies }))
 }
 
 #[cfg(test)]
@@ -171,7 +226,7 @@ mod tests {
             let all = bytes(slices.iter().sum());
             for copies in [1, 3] {
                 let mut ledger = Ledger::default();
-                for p in cut([(all.len() as u64, copies)]) {
+                for p in cut([Extent { id, offset: 0, length: all.len() as u64, copies }]) {
                     let chunks = Chunks::starting_in(&p.range, &layout, chunk);
                     let reach = chunks.reach(&p.range) as usize;
                     ledger.push(&p, digest(&[7; 16], id, &p, &chunks, &all[p.range.start as usize..reach]));

@@ -6,6 +6,7 @@ use forebay_format::QuantType;
 use forebay_format::layout::manifest::Generation;
 use forebay_format::model::*;
 use forebay_repack::arch::{Binding, Bound, BoundExpert, Rows};
+use forebay_repack::encode::encode_row;
 use forebay_repack::source::{Checkpoint, Dtype, Meta, Tensor, WeightFile};
 use forebay_repack::write::fill::fingerprint;
 use forebay_repack::write::{GROUP_BYTES, Options, Silent, media};
@@ -14,7 +15,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 /// Sizes of the toy.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Shape {
     pub hidden: u32,
     pub inner: u32,
@@ -36,13 +37,21 @@ impl Builder {
         let rows: usize = shape[..shape.len() - 1].iter().map(|&d| d as usize).product();
         let count = rows * shape[shape.len() - 1] as usize;
         let start = self.bytes.len() as u64;
+        let mut values = Vec::new();
         for i in 0..count {
             // Any fixed values that are finite and differ everywhere.
             let value = ((i * 7919 + self.tensors.len() * 104729) % 20011) as f32 / 20011.0 - 0.5;
             match self.dtype {
                 QuantType::BF16 => self.bytes.extend_from_slice(&value.to_bits().to_le_bytes()[2..]),
-                _ => self.bytes.extend_from_slice(&value.to_le_bytes()),
+                QuantType::F32 => self.bytes.extend_from_slice(&value.to_le_bytes()),
+                _ => values.push(value),
             }
+        }
+        for row in values.chunks(shape[shape.len() - 1] as usize) {
+            // The toy's matrices all become what is asked; its vectors too, which no family would do.
+            let at = self.bytes.len();
+            self.bytes.resize(at + self.dtype.row_bytes(row.len()).unwrap(), 0);
+            encode_row(self.dtype, row, &mut self.bytes[at..]).unwrap();
         }
         let shape = shape.iter().map(|&d| d as u64).collect();
         let range = start..self.bytes.len() as u64;
@@ -157,6 +166,19 @@ pub fn toy(dir: &Path, s: Shape) -> (Checkpoint, Binding) {
         generation: Generation::default(),
         remarks: vec!["nothing left out".into()],
     };
+    (checkpoint, binding)
+}
+
+/// The toy with a dense layer whose neurons may be zero; without a gate if `ungated`.
+pub fn sparse(dir: &Path, s: Shape, ungated: bool) -> (Checkpoint, Binding) {
+    let (checkpoint, mut binding) = toy(dir, s);
+    if let Ffn::Dense(ffn) = &mut binding.spec.layers[1].ffn {
+        ffn.activation = Activation::Relu;
+        ffn.ungated = ungated;
+    }
+    if ungated {
+        binding.trunk[1].retain(|b| b.role != Role::FfnGate);
+    }
     (checkpoint, binding)
 }
 
