@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::forward::{self, RouterSink};
 use crate::io::IoBackend;
 use crate::kernels::{ActivationMode, Kernels, Pool};
+use crate::kv::KvType;
 use crate::memory::RamLimit;
 use crate::model::{self, Model};
 use crate::pack::Pack;
@@ -27,6 +28,9 @@ const DEFAULT_CONTEXT: u32 = 4096;
 /// Part of the limit that a prompt step's scratch may take before shorter steps are preferred.
 const SCRATCH_SHARE: u64 = 8;
 
+/// Positions that [`Engine::pretend_depth`] makes up at a time.
+const PRETEND_ROWS: usize = 256;
+
 /// How to open an engine.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -36,8 +40,10 @@ pub struct Options {
     pub context: Option<u32>,
     /// Compute threads; `None`: physical cores allowed to this process.
     pub threads: Option<usize>,
-    /// How activations meet quantised weights. [`ActivationMode::F32`] also keeps keys and values in f32.
+    /// How activations meet quantised weights.
     pub activations: ActivationMode,
+    /// Type of keys and values; `None`: f16, or f32 with [`ActivationMode::F32`].
+    pub kv: Option<KvType>,
     /// How the pack is read.
     pub io: IoBackend,
     /// Rows of a prompt step; `None`: up to 512, fewer if memory is tight. Changes speed, never results.
@@ -53,10 +59,23 @@ impl Default for Options {
             context: None,
             threads: None,
             activations: ActivationMode::Int8,
+            kv: None,
             io: IoBackend::Auto,
             chunk: None,
             cancel: Arc::default(),
         }
+    }
+}
+
+impl Options {
+    /// Type of keys and values.
+    pub fn kv_type(&self) -> KvType {
+        self.kv.unwrap_or_else(|| KvType::of(self.activations))
+    }
+
+    /// Compute threads.
+    pub fn thread_count(&self) -> usize {
+        self.threads.unwrap_or_else(default_threads).max(1)
     }
 }
 
@@ -78,6 +97,7 @@ pub struct Engine {
     scratch: Scratch,
     pool: Pool,
     kernels: Kernels,
+    kv_type: KvType,
     context: usize,
     chunk: usize,
     cancel: Arc<AtomicBool>,
@@ -107,9 +127,9 @@ impl Engine {
         model::check(&pack.manifest).map_err(|error| Error::Format { file: pack.path.clone(), error })?;
         let mode = options.activations;
         let spec = pack.manifest.spec.clone();
-        let session = Session::new(&spec, context as usize, mode);
-        let scratch = Scratch::new(&spec, &Sizes::new(&spec, chunk.max(1) as usize), mode);
-        let pool = Pool::new(options.threads.unwrap_or_else(default_threads));
+        let session = Session::new(&spec, context as usize, options.kv_type());
+        let pool = Pool::new(options.thread_count());
+        let scratch = Scratch::new(&spec, &Sizes::new(&spec, chunk.max(1) as usize, context as usize, pool.threads()), mode);
         let mut store = Store::open(pack, &plan, options.io, &pool)?;
         let model = Model::load(&mut store, &pool)?;
         Ok(Engine {
@@ -120,6 +140,7 @@ impl Engine {
             scratch,
             pool,
             kernels: Kernels::detect(mode),
+            kv_type: options.kv_type(),
             context: context as usize,
             chunk: chunk.max(1) as usize,
             cancel: Arc::clone(&options.cancel),
@@ -190,6 +211,25 @@ impl Engine {
         self.store.set_schedule(schedule);
     }
 
+    /// The sequence is said to have `depth` tokens: their keys and values are made up, recurrent states stay as they are. What follows means nothing, but takes the
+    /// time of a token at that depth. For benchmarks.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if the context holds fewer tokens, or the last step did not finish.
+    pub fn pretend_depth(&mut self, depth: usize) -> Result<()> {
+        if self.session.torn || depth > self.context {
+            return Err(Error::Request(format!("a depth of {depth} tokens does not fit a context of {}", self.context)));
+        }
+        let (pool, kernels, cancel) = (&self.pool, &self.kernels, &*self.cancel);
+        let spec = &self.store.pack().manifest.spec;
+        for position in (0..depth).step_by(PRETEND_ROWS) {
+            let rows = PRETEND_ROWS.min(depth - position);
+            self.session.pretend(spec, &Step { pool, kernels, rows, position, cancel });
+        }
+        self.session.position = depth;
+        Ok(())
+    }
+
     /// Empties the window and forgets what its policy has learned, so that the next step starts cold.
     ///
     /// # Errors
@@ -211,6 +251,11 @@ impl Engine {
     /// Kernel set, for result lines.
     pub fn kernels(&self) -> &Kernels {
         &self.kernels
+    }
+
+    /// Type of keys and values, for result lines.
+    pub fn kv_type(&self) -> KvType {
+        self.kv_type
     }
 
     /// Compute threads.
@@ -302,10 +347,11 @@ pub fn planned(pack: &Pack, options: &Options) -> Result<(u32, u32, MemoryPlan)>
     Ok((context, chunk, plan))
 }
 
-/// What the sequence and the steps need, from the manifest alone.
-pub fn needs(manifest: &Manifest, context: u32, chunk: u32, mode: ActivationMode) -> Needs {
-    let (kv, state) = Session::bytes(&manifest.spec, context, mode);
-    let scratch = Sizes::new(&manifest.spec, chunk as usize).bytes(mode).saturating_add(model::decoded_bytes(manifest));
+/// What the sequence and the steps need, from the manifest and the options' types and threads alone.
+pub fn needs(manifest: &Manifest, context: u32, chunk: u32, options: &Options) -> Needs {
+    let (kv, state) = Session::bytes(&manifest.spec, context, options.kv_type());
+    let sizes = Sizes::new(&manifest.spec, chunk as usize, context as usize, options.thread_count());
+    let scratch = sizes.bytes(options.activations).saturating_add(model::decoded_bytes(manifest));
     let tokenizer = manifest.tokenizer.as_ref().map_or(0, |t| tokenizer_bytes(&t.json));
     Needs { kv, state, scratch, tokenizer }
 }
@@ -314,7 +360,7 @@ pub fn needs(manifest: &Manifest, context: u32, chunk: u32, mode: ActivationMode
 fn plan(pack: &Pack, context: u32, options: &Options) -> Result<(u32, MemoryPlan)> {
     let limit = options.ram.resolve();
     let with = |chunk: u32| {
-        let needs = needs(&pack.manifest, context, chunk, options.activations);
+        let needs = needs(&pack.manifest, context, chunk, options);
         let plan = MemoryPlan::new(&pack.manifest, &pack.index, &pack.superblock, &needs, limit);
         (needs.scratch, plan)
     };

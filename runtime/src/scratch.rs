@@ -3,6 +3,7 @@
 use crate::ffn::dense::DenseFfn;
 use crate::ffn::picks::Picks;
 use crate::kernels::{ActivationMode, Activations, Job, Kernels, Pool};
+use crate::mixer::attend::{Workspace, WorkspaceSizes};
 use crate::model;
 use forebay_format::model::{Ffn, Mixer, ModelSpec};
 use std::sync::atomic::AtomicBool;
@@ -60,11 +61,12 @@ pub struct Sizes {
     experts: usize,
     /// Cosines and sines of a row, all tables together.
     turns: usize,
+    attention: WorkspaceSizes,
 }
 
 impl Sizes {
-    /// For steps of at most `rows` rows. The spec must have passed [`crate::shapes::check`].
-    pub fn new(spec: &ModelSpec, rows: usize) -> Self {
+    /// For steps of at most `rows` rows by so many threads, and `context` positions. The spec must have passed [`model::check`].
+    pub fn new(spec: &ModelSpec, rows: usize, context: usize, threads: usize) -> Self {
         let (hidden, vocab) = (spec.hidden as usize, spec.vocab as usize);
         let mut s = Sizes { rows, hidden, vocab, ..Sizes::default() };
         for layer in &spec.layers {
@@ -102,6 +104,11 @@ impl Sizes {
             s.arena = s.arena.max(rows * width as usize);
             s.inner = s.inner.max(width as usize);
         }
+        let attention = spec.layers.iter().filter_map(|l| match &l.mixer {
+            Mixer::Attention(a) => Some(model::attention_shape(a)),
+            Mixer::GatedDelta(_) => None,
+        });
+        s.attention = WorkspaceSizes::new(attention, rows, context, threads);
         s.turns = model::ropes(spec).iter().map(|r| r.dim as usize).sum();
         s
     }
@@ -120,6 +127,7 @@ impl Sizes {
             + Activations::bytes(self.choices, self.expert, mode);
         let jobs = JOBS_PER_EXPERT * self.experts * size_of::<Job<'static>>();
         activations
+            + self.attention.bytes()
             + Picks::bytes(self.choices as u64, self.experts as u64)
             + 8 * self.choices as u64
             + (floats * size_of::<f32>() + jobs) as u64
@@ -138,6 +146,8 @@ pub struct Scratch {
     pub arena: Vec<f32>,
     /// `normed`, as kernels read it.
     pub input: Activations,
+    /// Memory of attention.
+    pub attention: Workspace,
     /// Input of output and down projections.
     pub inner: Activations,
     /// Input of the experts' down projections, one row a choice.
@@ -163,6 +173,7 @@ impl Scratch {
             normed: residual(),
             out: residual(),
             arena: vec![0.0; sizes.arena],
+            attention: Workspace::new(&sizes.attention),
             input: Activations::new(sizes.rows, sizes.hidden, mode),
             inner: Activations::new(sizes.rows, sizes.inner, mode),
             choice: Activations::new(sizes.choices, sizes.expert, mode),

@@ -1,7 +1,7 @@
 //! What a sequence leaves behind in the model: keys and values, recurrent states, and the position.
 
-use crate::kernels::ActivationMode;
-use crate::kv::KvCache;
+use crate::kv::{KvCache, KvType};
+use crate::scratch::Step;
 use forebay_format::model::{GatedDelta, Mixer, ModelSpec};
 
 /// Recurrent state of one gated delta layer; its size does not depend on the context.
@@ -9,7 +9,7 @@ use forebay_format::model::{GatedDelta, Mixer, ModelSpec};
 pub struct DeltaState {
     /// `[conv_kernel - 1][channels]`: the convolution's last inputs, oldest first.
     pub conv: Vec<f32>,
-    /// `[value_heads][key_dim][value_dim]`.
+    /// `[value_heads]` states of [`crate::kernels::delta`].
     pub heads: Vec<f32>,
 }
 
@@ -54,20 +54,32 @@ pub struct Session {
 
 impl Session {
     /// An empty sequence of at most `context` tokens. All memory is reserved here.
-    pub fn new(spec: &ModelSpec, context: usize, mode: ActivationMode) -> Self {
+    pub fn new(spec: &ModelSpec, context: usize, kv: KvType) -> Self {
         let layer = |mixer: &Mixer| match mixer {
-            Mixer::Attention(a) => LayerState::Kv(KvCache::new(a, context, mode)),
+            Mixer::Attention(a) => LayerState::Kv(KvCache::new(a, context, kv)),
             Mixer::GatedDelta(d) => LayerState::Delta(DeltaState::new(d)),
         };
         Session { layers: spec.layers.iter().map(|l| layer(&l.mixer)).collect(), position: 0, torn: false }
     }
 
     /// Bytes of all keys and values, and of all recurrent states.
-    pub fn bytes(spec: &ModelSpec, context: u32, mode: ActivationMode) -> (u64, u64) {
+    pub fn bytes(spec: &ModelSpec, context: u32, kv_type: KvType) -> (u64, u64) {
         spec.layers.iter().fold((0u64, 0u64), |(kv, state), l| match &l.mixer {
-            Mixer::Attention(a) => (kv.saturating_add(KvCache::bytes(a, context, mode)), state),
+            Mixer::Attention(a) => (kv.saturating_add(KvCache::bytes(a, context, kv_type)), state),
             Mixer::GatedDelta(d) => (kv, state.saturating_add(DeltaState::bytes(d))),
         })
+    }
+
+    /// Made-up keys and values, all of one order of magnitude, at the positions of `step`.
+    pub fn pretend(&mut self, spec: &ModelSpec, step: &Step) {
+        for (layer, state) in spec.layers.iter().zip(&mut self.layers) {
+            if let (Mixer::Attention(a), LayerState::Kv(cache)) = (&layer.mixer, state) {
+                let values = step.rows * a.kv_heads as usize * a.head_dim as usize;
+                let made_up = |i: usize| ((i + 31 * step.position) * 7919 % 1009) as f32 / 504.5 - 1.0;
+                let (keys, values): (Vec<f32>, Vec<f32>) = (0..values).map(|i| (made_up(i), made_up(i + 577))).unzip();
+                cache.store(step, &keys, &values);
+            }
+        }
     }
 
     /// Back to the empty sequence. Keys and values need no clearing: nothing reads a position before it is stored.

@@ -65,6 +65,26 @@ fn the_report_has_what_the_readme_says() {
     assert_eq!(report["settings"]["tokens"], "random, seed 1");
 }
 
+/// Tokens after long sequences, and the memory of each type of keys and values.
+#[test]
+fn depths_and_types_of_keys_and_values() {
+    let run = |kv: &str| json(&["--depth", "100,300", "--kv-type", kv, "-p", "0", "-n", "4", "-r", "1"]);
+    let reports = ["f32", "f16", "q8_0"].map(run);
+    for (report, kv) in reports.iter().zip(["f32", "f16", "q8_0"]) {
+        assert_eq!((&report["settings"]["kv_type"], &report["settings"]["context"]), (&kv.into(), &304.into()));
+        for key in ["depth_100", "depth_300"] {
+            assert_eq!(report["median"][key]["tokens"], 4.0, "{report}");
+            assert!(report["median"][key]["token_p50_seconds"].as_f64() > Some(0.0));
+        }
+    }
+    let bytes = reports.map(|report| report["memory"]["kv"].as_u64().expect("bytes"));
+    // A scale for 32 values is a sixteenth of a byte a value, and a little more where heads are no multiple of 32 wide.
+    assert!(bytes[0] == 2 * bytes[1] && (53..=55).contains(&(100 * bytes[2] / bytes[1])), "{bytes:?}");
+    let table = bench(&["--depth", "100", "--kv-type", "q8_0", "-r", "1"]).expect(0).out;
+    assert!(table.contains("| decode at 100 | 12 |") && table.contains("keys and values in q8_0"), "{table}");
+    assert!(bench(&["-n", "0", "--depth", "100"]).expect(2).err.contains("-n"));
+}
+
 #[test]
 fn the_table_names_phases_and_the_limit() {
     let done = bench(&["-r", "1", "-p", "0"]).expect(0);

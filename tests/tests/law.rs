@@ -3,6 +3,7 @@
 use forebay::budget::MemoryPlan;
 use forebay::io::IoBackend;
 use forebay::kernels::ActivationMode;
+use forebay::kv::KvType;
 use forebay::memory::RamLimit;
 use forebay::pack::Pack;
 use forebay::store::Schedule;
@@ -77,7 +78,7 @@ impl Placement {
     fn open(&self) -> Engine {
         let options = self.options();
         let pack = Pack::open(pack()).unwrap_or_else(|e| panic!("{e}"));
-        let needs = engine::needs(&pack.manifest, CONTEXT, self.chunk, self.mode);
+        let needs = engine::needs(&pack.manifest, CONTEXT, self.chunk, &options);
         let plan = MemoryPlan::new(&pack.manifest, &pack.index, &pack.superblock, &needs, ALL);
         let mut plan = plan.unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(plan.slots, plan.experts, "{ALL} bytes hold every expert");
@@ -152,6 +153,39 @@ fn every_axis() {
     for ((window, threads, io, chunk, mode), schedule) in cases.into_iter().zip(SCHEDULES) {
         let placement = Placement { window, staging: 4, threads, io, chunk, schedule, mode };
         assert!(bits(&mut placement.open()) == reference(mode), "{placement:?}");
+    }
+}
+
+/// Sequences longer than a span of attention, in every type of keys and values.
+#[test]
+fn long_sequences() {
+    const TOKENS: usize = 600;
+    for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
+        let run = |threads: usize, chunk: u32| {
+            let options = Options {
+                ram: RamLimit::Bytes(ALL),
+                context: Some(TOKENS as u32),
+                threads: Some(threads),
+                kv: Some(kv),
+                chunk: Some(chunk),
+                ..Options::default()
+            };
+            let mut engine = Engine::open(pack(), &options).unwrap_or_else(|e| panic!("{e}"));
+            let vocab = engine.manifest().spec.vocab;
+            let tokens: Vec<u32> = (0..TOKENS as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 7) % vocab).collect();
+            let mut bits = Vec::new();
+            let mut keep = |position: usize, row: &[f32]| {
+                if position % 50 == 49 {
+                    bits.extend(row.iter().map(|x| x.to_bits()));
+                }
+            };
+            engine.feed(&tokens, Wanted::All, &mut keep).unwrap_or_else(|e| panic!("{e}"));
+            bits
+        };
+        let once = run(1, 512);
+        for (threads, chunk) in [(2, 1), (3, 7), (2, 64)] {
+            assert!(run(threads, chunk) == once, "{kv:?}, {threads} threads, steps of {chunk}");
+        }
     }
 }
 

@@ -64,7 +64,7 @@ fn prompts_and_tokens_allocate_nothing() {
     // All layers through a ring, and rows of the embedding (where the head does not need all of it) read as tokens come.
     let options = Options { ram, threads: Some(2), ..Options::default() };
     let pack = Pack::open(&path).unwrap_or_else(|e| panic!("{e}"));
-    let needs = engine::needs(&pack.manifest, 512, 64, options.activations);
+    let needs = engine::needs(&pack.manifest, 512, 64, &options);
     let plan = MemoryPlan::new(&pack.manifest, &pack.index, &pack.superblock, &needs, 4 << 30);
     let mut plan = plan.unwrap_or_else(|e| panic!("{e}"));
     plan.streamed = (0..pack.manifest.spec.layers.len() as u32).collect();

@@ -4,9 +4,10 @@
 //! All chunks are run by default. What a model costs is printed.
 
 use forebay::kernels::ActivationMode;
+use forebay::kv::KvType;
 use forebay::tokenizer::{Specials, Tokenizer};
 use forebay::{Engine, Options, Wanted};
-use forebay_tests::numbers::{argmax, log_softmax};
+use forebay_tests::numbers::{argmax, kl, log_softmax, mean};
 use forebay_tests::{packs, shared};
 use serde_json::Value;
 use std::path::Path;
@@ -23,13 +24,13 @@ struct Trained {
     _dir: tempfile::TempDir,
 }
 
-fn open(shared: &Path, name: &str, activations: ActivationMode) -> Trained {
+fn open(shared: &Path, name: &str, activations: ActivationMode, kv: Option<KvType>) -> Trained {
     let models = shared.join("models");
     let all = std::fs::read_to_string(models.join("expected.json")).expect("expected.json");
     let expected = serde_json::from_str::<Value>(&all).expect("expected.json")[name].clone();
     let dir = tempfile::tempdir().expect("a temporary directory");
     let pack = packs::convert(&models.join(name), dir.path()).unwrap_or_else(|e| panic!("{name}: {e}"));
-    let engine = Engine::open(&pack, &Options { activations, ..Options::default() }).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let engine = Engine::open(&pack, &Options { activations, kv, ..Options::default() }).unwrap_or_else(|e| panic!("{name}: {e}"));
     let source = engine.manifest().tokenizer.as_ref().expect("the model has a tokenizer");
     let tokenizer = Tokenizer::new(source, engine.manifest().spec.vocab).unwrap_or_else(|e| panic!("{name}: {e}"));
     Trained { engine, tokenizer, expected, _dir: dir }
@@ -81,7 +82,7 @@ impl Trained {
 fn check(name: &str, activations: ActivationMode, key: &str, tolerance: f64) {
     let Some(shared) = shared::shared() else { return };
     let start = Instant::now();
-    let mut trained = open(&shared, name, activations);
+    let mut trained = open(&shared, name, activations, None);
     if trained.expected["greedy_ids"].is_array() {
         assert_eq!(trained.continuation(), ids(&trained.expected["greedy_ids"]), "{name}: greedy continuation");
     }
@@ -109,4 +110,30 @@ fn relu_dense_in_bf16() {
 #[test]
 fn bundled_model_in_q8_0() {
     check("pocket-moe-10m-q8_0.gguf", ActivationMode::Int8, "ppl_llama_cpp", 0.005);
+}
+
+/// What keys and values in 8 bits cost: the divergence from the same path with half precision, over the second halves of the first chunks.
+#[test]
+fn keys_and_values_in_q8_0() {
+    let Some(shared) = shared::shared() else { return };
+    for (name, limit) in [("q35-moe-45m", 0.002), ("relu-llama-19m", 0.002)] {
+        let [exact, rough] = [KvType::F16, KvType::Q8_0].map(|kv| {
+            let mut trained = open(&shared, name, ActivationMode::Int8, Some(kv));
+            let text = std::fs::read_to_string(shared.join("text/heldout-60k.txt")).expect("the held-out text");
+            let tokens = trained.tokenizer.encode(&text, Specials::Parse).expect("ids");
+            let mut logits: Vec<Vec<f32>> = Vec::new();
+            for chunk in tokens.chunks_exact(CHUNK).take(8) {
+                trained.engine.reset();
+                let (first, scored) = chunk.split_at(CHUNK / 2);
+                trained.engine.feed(first, Wanted::Last, &mut |_, _| ()).expect("the first half");
+                trained.engine.feed(scored, Wanted::All, &mut |_, row| logits.push(row.to_vec())).expect("the second half");
+            }
+            logits
+        });
+        let kls: Vec<f64> = exact.iter().zip(&rough).map(|(e, r)| kl(e, r)).collect();
+        let worst = kls.iter().copied().fold(0.0, f64::max);
+        let same = exact.iter().zip(&rough).filter(|(e, r)| argmax(e) == argmax(r)).count();
+        eprintln!("{name:26} q8_0 keys and values: KL mean {:.6}, worst {worst:.4}, best token equal {same} of {}", mean(&kls), kls.len());
+        assert!(mean(&kls) < limit, "{name}: mean KL {}", mean(&kls));
+    }
 }

@@ -3,7 +3,6 @@
 
 use forebay::budget::MemoryPlan;
 use forebay::io::IoBackend;
-use forebay::kernels::ActivationMode;
 use forebay::memory::RamLimit;
 use forebay::pack::Pack;
 use forebay::{Engine, Options, Wanted, engine};
@@ -41,7 +40,7 @@ impl Placement {
 
     fn open(&self, path: &Path) -> Engine {
         let pack = Pack::open(path).unwrap_or_else(|e| panic!("{e}"));
-        let needs = engine::needs(&pack.manifest, CONTEXT, self.chunk, ActivationMode::Int8);
+        let needs = engine::needs(&pack.manifest, CONTEXT, self.chunk, &self.options());
         let plan = MemoryPlan::new(&pack.manifest, &pack.index, &pack.superblock, &needs, ALL);
         let mut plan = plan.unwrap_or_else(|e| panic!("{e}"));
         assert!(plan.streamed.is_empty() && plan.row_slots == 0, "{ALL} bytes hold everything");

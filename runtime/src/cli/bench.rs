@@ -29,6 +29,9 @@ pub(super) struct Arguments {
     /// Tokens decoded before those, from an empty window; with 0 the others are the cold ones
     #[arg(long, value_name = "N", default_value_t = 32)]
     warmup: u32,
+    /// Also measure the tokens after sequences of so many tokens, whose keys and values are made up
+    #[arg(long, value_name = "D1,D2", value_delimiter = ',', value_parser = engine::tokens)]
+    depth: Vec<u32>,
     /// Runs; medians are reported
     #[arg(short, long = "repetitions", value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: u32,
@@ -110,6 +113,7 @@ struct Work {
     prompt: Vec<u32>,
     cold: Vec<u32>,
     warm: Vec<u32>,
+    depths: Vec<u32>,
     /// Where they come from, for reports.
     source: String,
     header: Header,
@@ -126,8 +130,14 @@ impl Work {
         if longest == 0 {
             return Err(Failure::Usage("-p 0 and -n 0 leave nothing to measure".into()));
         }
-        if longest > spec.context as usize {
-            let text = format!("{longest} tokens do not fit the model's context of {}; use a smaller -p or -n", spec.context);
+        let depths = arguments.depth.clone();
+        if decode == 0 && !depths.is_empty() {
+            return Err(Failure::Usage("--depth measures the tokens of -n, and -n is 0".into()));
+        }
+        let deepest = depths.iter().max().map_or(0, |&d| decode.saturating_add(d as usize));
+        if longest.max(deepest) > spec.context as usize {
+            let longest = longest.max(deepest);
+            let text = format!("{longest} tokens do not fit the model's context of {}; use a smaller -p, -n or --depth", spec.context);
             return Err(Error::Request(text).into());
         }
         let (ids, source) = match &arguments.tokens_from {
@@ -149,12 +159,18 @@ impl Work {
             std::mem::swap(&mut cold, &mut warm);
         }
         let header = Header::new(&pack.superblock.pack_id, spec, &source);
-        Ok(Work { prompt, cold, warm, source, header })
+        Ok(Work { prompt, cold, warm, depths, source, header })
     }
 
     /// Longest sequence.
     fn context(&self) -> usize {
-        self.prompt.len().max(self.cold.len() + self.warm.len())
+        let deepest = self.depths.iter().max().map_or(0, |&d| d as usize + self.single().len());
+        self.prompt.len().max(self.cold.len() + self.warm.len()).max(deepest)
+    }
+
+    /// The tokens of `-n`.
+    fn single(&self) -> &[u32] {
+        if self.warm.is_empty() { &self.cold } else { &self.warm }
     }
 }
 
@@ -178,11 +194,17 @@ impl Bench<'_> {
                 self.cold()?;
                 run.cold = Some(self.with_bounds("decoding", &[], &work.cold, Feed::Decode)?);
             }
-            return Ok(run);
+        } else {
+            self.cold()?;
+            run.cold = Some(self.phase("warm-up", &work.cold, Feed::Decode)?);
+            run.warm = Some(self.with_bounds("decoding", &work.cold, &work.warm, Feed::Decode)?);
         }
-        self.cold()?;
-        run.cold = Some(self.phase("warm-up", &work.cold, Feed::Decode)?);
-        run.warm = Some(self.with_bounds("decoding", &work.cold, &work.warm, Feed::Decode)?);
+        for &depth in &work.depths {
+            self.engine.reset();
+            self.engine.pretend_depth(depth as usize)?;
+            run.deep.push((depth, self.phase(&format!("decoding at {depth}"), work.single(), Feed::Decode)?));
+        }
+        self.engine.reset();
         Ok(run)
     }
 

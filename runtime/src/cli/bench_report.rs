@@ -15,6 +15,14 @@ pub(super) struct Run {
     pub(super) prompt: Option<Phase>,
     pub(super) cold: Option<Phase>,
     pub(super) warm: Option<Phase>,
+    /// By tokens of the sequence before.
+    pub(super) deep: Vec<(u32, Phase)>,
+}
+
+impl Run {
+    fn at(&self, depth: u32) -> Option<&Phase> {
+        self.deep.iter().find(|(d, _)| *d == depth).map(|(_, phase)| phase)
+    }
 }
 
 /// All runs.
@@ -26,7 +34,7 @@ pub(super) struct Report {
 }
 
 /// Finds a phase of a run.
-type Find = fn(&Run) -> Option<&Phase>;
+type Find<'a> = &'a dyn Fn(&Run) -> Option<&Phase>;
 /// The two tables.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Table {
@@ -101,12 +109,8 @@ fn token_time(phase: &Phase, percent: f64) -> Option<f64> {
     percentile(&phase.token_times, percent).map(|t| t.as_secs_f64())
 }
 
-/// The phases: key in the JSON object, title, and where they are.
-const PHASES: [(&str, &str, Find); 3] = [
-    ("prompt", "prompt, cold", |run| run.prompt.as_ref()),
-    ("cold", "decode, cold", |run| run.cold.as_ref()),
-    ("warm", "decode, warm", |run| run.warm.as_ref()),
-];
+/// What is called with key in the JSON object, title, and where a phase is.
+type EachPhase<'a> = &'a mut dyn FnMut(&str, &str, Find<'_>);
 
 impl Report {
     /// Of no runs yet, with tokens of `source`.
@@ -129,6 +133,7 @@ impl Report {
         let curve = stats.curve.iter().map(|s| json!({"pace": pace(s.pace), "bytes_per_second": s.rate.round()}));
         self.settings.insert("drive".into(), curve.collect());
         self.settings.insert("kernels".into(), engine.kernels().name().into());
+        self.settings.insert("kv_type".into(), engine.kv_type().name().into());
         self.settings.extend(report::made_up(engine.manifest()));
         self.made_up = report::made_up_line(engine.manifest());
     }
@@ -138,8 +143,29 @@ impl Report {
         self.runs.push(run);
     }
 
+    /// The phases that a run may have.
+    fn each_phase(&self, f: EachPhase<'_>) {
+        f("prompt", "prompt, cold", &|run| run.prompt.as_ref());
+        f("cold", "decode, cold", &|run| run.cold.as_ref());
+        f("warm", "decode, warm", &|run| run.warm.as_ref());
+        for &(depth, _) in self.runs.first().map_or(&[][..], |run| &run.deep) {
+            f(&format!("depth_{depth}"), &format!("decode at {depth}"), &|run| run.at(depth));
+        }
+    }
+
+    /// An object with the numbers of each phase that there is.
+    fn phases(&self, numbers: impl Fn(Find<'_>) -> Option<Map<String, Value>>) -> Value {
+        let mut object = Map::new();
+        self.each_phase(&mut |key, _, phase| {
+            if let Some(numbers) = numbers(phase) {
+                object.insert(key.to_string(), Value::Object(numbers));
+            }
+        });
+        object.into()
+    }
+
     /// Median over the runs of a number of a phase.
-    fn median(&self, phase: Find, number: &Number) -> Option<f64> {
+    fn median(&self, phase: Find<'_>, number: &Number) -> Option<f64> {
         let values: Vec<f64> = self.runs.iter().filter_map(|run| (number.of)(phase(run)?)).collect();
         median(&values)
     }
@@ -150,13 +176,13 @@ impl Report {
             .runs
             .iter()
             .map(|run| {
-                phases(|phase| {
+                self.phases(|phase| {
                     let phase = phase(run)?;
                     Some(NUMBERS.iter().map(|n| (n.key.to_string(), json!((n.of)(phase)))).collect())
                 })
             })
             .collect();
-        let medians = phases(|phase| {
+        let medians = self.phases(|phase| {
             self.runs
                 .iter()
                 .any(|run| phase(run).is_some())
@@ -173,7 +199,7 @@ impl Report {
         let size = |key: &str| self.settings.get("pace").and_then(|p| p.get(key)?.as_u64()).map_or_else(|| "?".into(), show_bytes);
         let made_up = self.made_up.as_ref().map(|line| format!("{line}\n")).unwrap_or_default();
         format!(
-            "{}\n{}\nMedians of {} · {} threads · {}, {} requests, {} in flight · {} · tokens: {} · {} of {} experts in the window · peak RAM {} of {}\n{made_up}",
+            "{}\n{}\nMedians of {} · {} threads · {}, {} requests, {} in flight · {} · keys and values in {} · tokens: {} · {} of {} experts in the window · peak RAM {} of {}\n{made_up}",
             self.part(Table::Speed),
             self.part(Table::Bounds),
             self.runs.len(),
@@ -182,6 +208,7 @@ impl Report {
             size("request_bytes"),
             size("in_flight_bytes"),
             setting("kernels"),
+            setting("kv_type"),
             setting("tokens"),
             memory("slots"),
             memory("experts"),
@@ -196,22 +223,17 @@ impl Report {
         let mut text = String::from("| phase | tokens |");
         columns.iter().for_each(|(_, column)| text += &format!(" {} |", column.1));
         text += &format!("\n|---|{}\n", "---:|".repeat(columns.len() + 1));
-        for (_, title, phase) in PHASES {
+        self.each_phase(&mut |_, title, phase| {
             let medians: Vec<Option<f64>> = columns.iter().map(|(number, _)| self.median(phase, number)).collect();
-            let Some(first) = self.runs.iter().find_map(phase).filter(|_| medians.iter().any(Option::is_some)) else { continue };
+            let Some(first) = self.runs.iter().find_map(phase).filter(|_| medians.iter().any(Option::is_some)) else { return };
             text += &format!("| {title} | {} |", first.tokens);
             for ((_, column), median) in columns.iter().zip(medians) {
                 text += &format!(" {} |", median.map_or_else(|| "-".into(), column.2));
             }
             text.push('\n');
-        }
+        });
         text
     }
-}
-
-/// An object with the numbers of each phase that there is.
-fn phases(numbers: impl Fn(Find) -> Option<Map<String, Value>>) -> Value {
-    PHASES.iter().filter_map(|&(key, _, phase)| Some((key.to_string(), Value::Object(numbers(phase)?)))).collect::<Map<_, _>>().into()
 }
 
 #[cfg(test)]
@@ -233,7 +255,7 @@ mod tests {
     fn report() -> Report {
         let mut report = Report::new("int8", "random, seed 1");
         for time in [100, 900, 200] {
-            report.add(Run { prompt: None, cold: None, warm: Some(phase(time)) });
+            report.add(Run { warm: Some(phase(time)), deep: vec![(4096, phase(2 * time))], ..Run::default() });
         }
         report
     }
@@ -248,6 +270,7 @@ mod tests {
         assert_eq!(object["median"]["warm"]["efficiency"], json!(0.5));
         assert_eq!(object["median"]["warm"]["io_only_bytes_per_second"], json!(2e9));
         assert_eq!(object["median"]["warm"]["read_latency_p50_seconds"], Value::Null);
+        assert_eq!(object["median"]["depth_4096"]["token_p50_seconds"], json!(0.4));
         assert!(object["median"].get("prompt").is_none() && object["runs"][0].get("cold").is_none());
     }
 
@@ -257,11 +280,13 @@ mod tests {
         let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| decode") || line.starts_with("| prompt")).collect();
         let want = [
             "| decode, warm | 2 | 5.00 | 3.0 | 75.0% | 0.20 | 200.0 | 200.0 | 7 | - | - |",
+            "| decode at 4096 | 2 | 2.50 | 3.0 | 75.0% | 0.40 | 400.0 | 400.0 | 7 | - | - |",
             "| decode, warm | 2 | 0.20 | 0.10 | 2.00 | 50.0% |",
+            "| decode at 4096 | 2 | 0.40 | 0.20 | 2.00 | 50.0% |",
         ];
         assert_eq!(rows, want, "{table}");
         let cells = |line: &str| line.matches('|').count();
-        assert!(table.lines().take(3).all(|line| cells(line) == cells(rows[0])), "{table}");
-        assert!(table.lines().skip(4).take(3).all(|line| cells(line) == cells(rows[1])), "{table}");
+        assert!(table.lines().take(4).all(|line| cells(line) == cells(rows[0])), "{table}");
+        assert!(table.lines().skip(5).take(4).all(|line| cells(line) == cells(rows[2])), "{table}");
     }
 }

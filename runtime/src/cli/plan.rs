@@ -44,6 +44,9 @@ pub(super) struct Arguments {
     /// Where the pack will be, if it is not there yet: that disk is measured
     #[arg(long, value_name = "DIR", default_value = ".")]
     disk: PathBuf,
+    /// Type of keys and values [default: f16]
+    #[arg(long, value_enum)]
+    kv_type: Option<engine::Kv>,
     /// Tokens of the prompt whose speed is predicted
     #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = engine::tokens)]
     prompt: u32,
@@ -196,7 +199,12 @@ struct Forecast<'a> {
 
 impl Forecast<'_> {
     fn options(&self, limit: u64) -> Options {
-        Options { ram: RamLimit::Bytes(limit), context: self.arguments.context, ..Options::default() }
+        Options {
+            ram: RamLimit::Bytes(limit),
+            context: self.arguments.context,
+            kv: self.arguments.kv_type.map(engine::Kv::kv_type),
+            ..Options::default()
+        }
     }
 
     fn at(&self, limit: u64) -> Result<Outlook> {
@@ -246,9 +254,10 @@ impl Forecast<'_> {
         out += &report::made_up_line(m).filter(|_| !m.provenance.notes.contains_key("outline")).map_or_else(String::new, |l| l + "\n");
         let at = if o.limit == self.limit { "" } else { " (the smallest limit that works)" };
         out += &format!(
-            "\nmemory at {}{at}, context {}, prompt steps of {}\n{}\n",
+            "\nmemory at {}{at}, context {}, keys and values in {}, prompt steps of {}\n{}\n",
             show_bytes(o.limit),
             o.context,
+            self.options(o.limit).kv_type().name(),
             o.chunk,
             o.plan.breakdown()
         );
@@ -312,7 +321,7 @@ impl Forecast<'_> {
         let share = f64::from(o.plan.slots) / f64::from(o.plan.experts.max(1));
         json!({
             "file": self.arguments.file, "architecture": self.pack.manifest.provenance.architecture, "fits": fits,
-            "bytes": self.pack.superblock.file_bytes, "limit": o.limit, "context": o.context, "chunk": o.chunk,
+            "bytes": self.pack.superblock.file_bytes, "limit": o.limit, "context": o.context, "kv_type": self.options(o.limit).kv_type().name(), "chunk": o.chunk,
             "memory": report::budget(&o.plan), "notes": self.pack.manifest.provenance.notes,
             "work": {
                 "trunk_bytes": p.work.trunk_bytes, "routed_bytes": p.work.routed_bytes, "experts_per_token": p.work.routed,

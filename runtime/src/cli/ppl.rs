@@ -85,10 +85,12 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
             "seconds": seconds,
             "tokens_per_second": (chunks * context) as f64 / seconds,
             "activations": arguments.engine.activations(),
+            "kv_type": engine.kv_type().name(),
             "memory": report::memory(&engine),
         }))?;
     } else {
-        answer(&format!("PPL = {ppl:.4} +/- {error:.5}\n"))?;
+        let lossy = report::lossy_kv(&engine).map_or_else(String::new, |what| format!(" ({what})"));
+        answer(&format!("PPL = {ppl:.4} +/- {error:.5}{lossy}\n"))?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use super::engine::peak_memory;
 use super::generate::Answer;
 use crate::budget::MemoryPlan;
 use crate::engine::Engine;
+use crate::kv::KvType;
 use crate::memory::show_bytes;
 use crate::sampler::Params;
 use crate::store::IoStats;
@@ -36,9 +37,15 @@ pub(super) fn line(answer: &Answer, engine: &Engine) -> String {
     if let Some(rate) = decode.hit_rate() {
         parts.push(format!("window hit {:.0}%", rate * 100.0));
     }
+    parts.extend(lossy_kv(engine));
     let limit = show_bytes(engine.plan().limit);
     parts.push(peak_memory().map_or(format!("RAM limit {limit}"), |peak| format!("peak RAM {} of {limit}", show_bytes(peak))));
     parts.join(" · ")
+}
+
+/// What a result line says of keys and values whose type was chosen at a loss.
+pub(super) fn lossy_kv(engine: &Engine) -> Option<String> {
+    (engine.kv_type() == KvType::Q8_0).then(|| "keys and values in q8_0".into())
 }
 
 /// The object of `run --json`; its keys are documented in the README.
@@ -73,6 +80,7 @@ pub(super) fn object(answer: &Answer, engine: &Engine, params: &Params, activati
             "io": engine.stats().backend,
             "kernels": engine.kernels().name(),
             "activations": activations,
+            "kv_type": engine.kv_type().name(),
             "temperature": params.temperature,
             "top_k": params.top_k,
             "top_p": params.top_p,

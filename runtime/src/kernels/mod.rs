@@ -11,6 +11,7 @@ mod blocks;
 pub mod delta;
 mod matmul;
 mod ops;
+pub mod panel;
 pub mod pool;
 mod quants;
 mod split;

@@ -3,6 +3,7 @@
 use super::KernelSet;
 use super::blocks::{self, Form, QRow};
 use super::delta::{self, Token};
+use super::panel::{self, Panels};
 use super::quants;
 use super::strip::{self, Sums};
 use super::vector::{self, exp::Exp};
@@ -87,8 +88,10 @@ pub(super) struct Ops {
     pub mul_add: unsafe fn(&[f32], &[f32], &mut [f32]),
     /// Functions with an exponential; the same bits in every set.
     pub exp: &'static Exp,
-    /// See [`delta::step`].
-    pub delta: unsafe fn(&mut [f32], &Token<'_>, &mut [f32]),
+    /// See [`delta::steps`]; there is a token.
+    pub delta: unsafe fn(&mut [f32], &[Token<'_>], &mut [f32]),
+    /// See [`panel`].
+    pub panels: &'static Panels,
 }
 
 /// Kernels in plain Rust.
@@ -107,6 +110,7 @@ pub(super) static SCALAR: Ops = Ops {
     mul_add: vector::scalar::mul_add,
     exp: &vector::exp::SCALAR,
     delta: delta::scalar,
+    panels: &panel::SCALAR,
 };
 
 /// The best table that this machine runs.
@@ -150,6 +154,7 @@ static AVX2: Ops = Ops {
     mul_add: vector::avx2::mul_add,
     exp: &vector::exp::AVX2,
     delta: delta::x86::avx2,
+    panels: &panel::AVX2,
 };
 
 /// What the AVX-512 kernels are compiled for: Ice Lake and Zen 4 have all of it.

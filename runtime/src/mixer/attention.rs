@@ -1,19 +1,14 @@
-//! Softmax attention with grouped key/value heads.
-//!
-//! One (row, head) is one item of work: it walks its keys in position order, in blocks at fixed absolute positions, with a running maximum (Milakov and
-//! Gimelshein 2018). So its result depends on the position and on what is cached, never on the number of rows or threads.
+//! Softmax attention with grouped key/value heads: projections, norms, rotary positions; what is between them is in [`super::attend`].
 
+use super::attend::{self, Attend};
 use super::rope::RopeTable;
-use crate::kernels::{Job, Kernels, vector};
-use crate::kv::{Cell, Cells, KvCache};
+use crate::kernels::Job;
+use crate::kernels::panel::COLUMNS;
+use crate::kv::KvCache;
 use crate::norm::RmsNorm;
 use crate::scratch::{Scratch, Step, add_bias, carve};
 use crate::store::Store;
 use crate::trunk::TensorHandle;
-use std::ops::Range;
-
-/// Keys in a block: one score each is kept on the stack.
-const BLOCK: usize = 64;
 
 /// Norm of queries and keys, weights included.
 #[derive(Debug)]
@@ -41,14 +36,25 @@ pub struct Shape {
 
 impl Shape {
     /// Values from one query head to the next.
-    fn query_stride(&self) -> usize {
+    pub fn query_stride(&self) -> usize {
         if self.output_gate { 2 * self.head_dim } else { self.head_dim }
     }
 
-    /// Lengths of the queries, keys, values and heads' outputs of `rows` rows: the arena of this layer.
-    pub fn parts(&self, rows: usize) -> [usize; 4] {
+    /// Query heads of a key/value head.
+    pub fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// Width of a head in whole panels.
+    pub fn padded_dim(&self) -> usize {
+        self.head_dim.next_multiple_of(COLUMNS)
+    }
+
+    /// Lengths of the queries, keys, values, outputs of the heads by tiles of rows (whole ones), and outputs of `rows` rows: the arena of this layer.
+    pub fn parts(&self, rows: usize) -> [usize; 5] {
         let kv = rows * self.kv_heads * self.head_dim;
-        [rows * self.heads * self.query_stride(), kv, kv, rows * self.heads * self.head_dim]
+        let tiles = rows.next_multiple_of(attend::tile_rows(self, rows)) * self.heads * self.padded_dim();
+        [rows * self.heads * self.query_stride(), kv, kv, tiles, rows * self.heads * self.head_dim]
     }
 }
 
@@ -78,7 +84,7 @@ impl AttentionLayer {
     pub fn forward(&self, step: &Step, store: &Store, ropes: &[RopeTable], cache: &mut KvCache, scratch: &mut Scratch) {
         let (n, pool) = (step.rows, step.pool);
         let [wq, wk, wv, wo] = self.matrices.map(|m| store.tensor(m));
-        let [q, k, v, heads] = carve(&mut scratch.arena, self.shape.parts(n));
+        let [q, k, v, tiles, heads] = carve(&mut scratch.arena, self.shape.parts(n));
         scratch.input.load(pool, step.kernels, &scratch.normed[..n * wq.cols], n, wq.cols, &[wq.qtype, wk.qtype, wv.qtype]);
         let job = |weights, out| Job { weights, activations: &scratch.input, picked: None, out };
         step.kernels.matmul_jobs(pool, &mut [job(wq, &mut *q), job(wk, &mut *k), job(wv, &mut *v)]);
@@ -113,58 +119,12 @@ impl AttentionLayer {
         place(q, wq.rows, self.shape.query_stride(), q_norm);
         place(k, wk.rows, self.shape.head_dim, k_norm);
         cache.store(step, k, v);
-        match cache {
-            KvCache::F16(cells) => self.attend_all(step, cells, q, heads),
-            KvCache::F32(cells) => self.attend_all(step, cells, q, heads),
-        }
+        let attend = Attend { shape: self.shape, scale: self.scale, window: self.window, cache, queries: q };
+        attend.run(step, &mut scratch.attention, tiles, heads);
         scratch.inner.load(pool, step.kernels, heads, n, wo.cols, &[wo.qtype]);
         step.kernels.matmul(pool, &wo, &scratch.inner, &mut scratch.out[..n * wo.rows]);
         if let Some(bias) = &self.out_bias {
             add_bias(&mut scratch.out[..n * wo.rows], bias);
         }
     }
-
-    fn attend_all<T: Cell>(&self, step: &Step, cells: &Cells<T>, q: &[f32], out: &mut [f32]) {
-        let Shape { heads, kv_heads, head_dim, output_gate } = self.shape;
-        let stride = self.shape.query_stride();
-        step.pool.split(out, head_dim, &|item, out, _| {
-            let (row, head) = (item / heads, item % heads);
-            let (query, gate) = q[item * stride..(item + 1) * stride].split_at(head_dim);
-            let last = step.position + row;
-            let first = (last + 1).saturating_sub(self.window);
-            attend(step.kernels, cells, head / (heads / kv_heads), first..last + 1, query, self.scale, out);
-            if output_gate {
-                vector::sigmoid_mul(out, gate);
-            }
-        });
-    }
-}
-
-/// Softmax-weighted mean of the values at `positions`.
-fn attend<T: Cell>(kernels: &Kernels, cells: &Cells<T>, head: usize, positions: Range<usize>, query: &[f32], scale: f32, out: &mut [f32]) {
-    out.fill(0.0);
-    let (mut largest, mut sum) = (f32::NEG_INFINITY, 0.0f32);
-    let mut from = positions.start;
-    while from < positions.end {
-        let to = ((from / BLOCK + 1) * BLOCK).min(positions.end);
-        let mut scores = [0.0f32; BLOCK];
-        let scores = &mut scores[..to - from];
-        for (score, position) in scores.iter_mut().zip(from..to) {
-            *score = T::dot(kernels, query, cells.key(head, position)) * scale;
-        }
-        let new = scores.iter().fold(largest, |m, &s| m.max(s));
-        if new > largest {
-            let shrink = (largest - new).exp(); // 0 in the first block
-            sum *= shrink;
-            vector::scale(shrink, out);
-            largest = new;
-        }
-        for (score, position) in scores.iter().zip(from..to) {
-            let weight = (score - largest).exp();
-            sum += weight;
-            T::axpy(kernels, weight, cells.value(head, position), out);
-        }
-        from = to;
-    }
-    vector::scale(1.0 / sum, out);
 }

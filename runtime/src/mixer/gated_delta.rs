@@ -112,21 +112,28 @@ impl GatedDeltaLayer {
         step.kernels.matmul(pool, &wo, &scratch.inner, &mut scratch.out[..n * wo.rows]);
     }
 
-    /// All rows of one value head, in order: `state` `[key_dim][value_dim]`, `out` `[rows][value_dim]`.
+    /// All rows of one value head, in order; `out` is `[rows][value_dim]`.
     fn recur(&self, kernels: &Kernels, head: usize, state: &mut [f32], mixed: &[f32], (b, a): (&[f32], &[f32]), out: &mut [f32]) {
         let shape = self.shape;
         let key_head = match self.order {
             ValueHeadOrder::Grouped => head / (shape.value_heads / shape.key_heads),
             ValueHeadOrder::Tiled => head % shape.key_heads,
         };
-        for ((row, out), scalars) in mixed.chunks_exact(shape.channels()).zip(out.chunks_exact_mut(shape.value_dim)).zip(0..) {
-            let at = scalars * shape.value_heads + head;
+        let token = |number: usize| {
+            let row = &mixed[number * shape.channels()..][..shape.channels()];
+            let at = number * shape.value_heads + head;
             let q = &row[key_head * shape.key_dim..][..shape.key_dim];
             let k = &row[shape.keys() + key_head * shape.key_dim..][..shape.key_dim];
             let v = &row[2 * shape.keys() + head * shape.value_dim..][..shape.value_dim];
             let beta = vector::sigmoid(b[at]);
             let decay = (self.decay[head] * vector::softplus(a[at] + self.dt_bias[head])).exp();
-            delta::step(kernels, state, &Token { q, k, v, beta, decay }, out);
+            Token { q, k, v, beta, decay }
+        };
+        for (out, first) in out.chunks_mut(delta::MANY * shape.value_dim).zip((0..).step_by(delta::MANY)) {
+            let rows = out.len() / shape.value_dim;
+            let mut tokens = [token(first); delta::MANY];
+            tokens[..rows].iter_mut().zip(first..).skip(1).for_each(|(t, number)| *t = token(number));
+            delta::steps(kernels, state, &tokens[..rows], out);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Token mixing: one file per mechanism.
 
+pub mod attend;
 pub mod attention;
 pub mod conv;
 pub mod gated_delta;
