@@ -72,6 +72,14 @@ pub enum Error {
     /// The request makes no sense.
     #[error("{0}")]
     Usage(String),
+    /// The pack is there, but `forebay calibrate` failed on it and has said why.
+    #[error("{} is complete, but calibrating it failed", pack.display())]
+    Calibration {
+        /// The pack.
+        pack: PathBuf,
+        /// Exit code of `forebay calibrate`.
+        code: u8,
+    },
     /// Ctrl-C.
     #[error("interrupted; run the same command with --resume to go on")]
     Interrupted,
@@ -94,6 +102,7 @@ impl Error {
             Error::Format { .. } | Error::Unsupported { .. } => 4,
             Error::NoSpace { .. } => 5,
             Error::Io { .. } => 6,
+            Error::Calibration { code, .. } => *code,
             Error::Interrupted | Error::Stopped => 130,
         }
     }

@@ -13,6 +13,7 @@ use forebay_format::validate_pack::role_name;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -30,6 +31,9 @@ pub struct Args {
     /// Cut dense networks whose neurons may be exactly zero (relu, fatrelu, squared relu) into groups of neurons
     #[arg(long, value_name = "WHEN", default_value = "off", value_parser = ["auto", "off"])]
     neurons: String,
+    /// Measure on this text how well the sketches predict which neurons fire: runs `forebay calibrate` on the finished pack
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["dry_run", "outline"])]
+    calibrate: Option<PathBuf>,
     /// Print the plan and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -61,6 +65,9 @@ pub fn run(args: &Args, cancel: &AtomicBool) -> Result<()> {
     if args.outline {
         return write::outline::outline(&plan, &args.output);
     }
+    if args.calibrate.is_some() && plan.manifest.neurons.is_empty() {
+        return Err(Error::Usage("--calibrate: this pack has no groups of neurons whose firing could be predicted".into()));
+    }
     plan.remarks.iter().for_each(|r| eprintln!("{r}"));
     let progress = Progress::new("converting", plan.payload_bytes());
     let options = write::Options {
@@ -75,6 +82,9 @@ pub fn run(args: &Args, cancel: &AtomicBool) -> Result<()> {
     let outcome = write::convert(&checkpoint, &plan, &args.output, &options);
     progress.finish();
     let report = outcome?;
+    if let Some(text) = &args.calibrate {
+        calibrate(&args.output, text)?;
+    }
     let seconds = start.elapsed().as_secs_f64();
     let s = &report.superblock;
     let experts: u32 = plan.runs.iter().filter(|r| r.id.kind == Kind::Expert).map(|r| r.copies).sum();
@@ -95,6 +105,20 @@ pub fn run(args: &Args, cancel: &AtomicBool) -> Result<()> {
         &hex(&s.content_id)[..16],
         size(rate as u64)
     ))
+}
+
+/// Runs `forebay calibrate`, the one beside this program or else the one that the shell would find. What it says goes to our standard error.
+fn calibrate(pack: &Path, text: &Path) -> Result<()> {
+    let beside = std::env::current_exe().ok().map(|program| program.with_file_name("forebay")).filter(|path| path.exists());
+    let program = beside.unwrap_or_else(|| PathBuf::from("forebay"));
+    let status = Command::new(&program).arg("calibrate").arg(pack).arg("-f").arg(text).stdout(std::io::stderr()).status();
+    let status = status.map_err(|error| Error::Io { path: program, what: "starting forebay calibrate", error })?;
+    if status.success() {
+        return Ok(());
+    }
+    // A signal has no code.
+    let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+    Err(Error::Calibration { pack: pack.to_owned(), code })
 }
 
 /// Runs and bytes of each kind.

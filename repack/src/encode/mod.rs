@@ -9,14 +9,16 @@ mod f16;
 mod f32;
 mod mxfp4;
 mod policy;
+mod q2_k;
 mod q4_0;
 mod q4_k;
 mod q5_0;
 mod q6_k;
 mod q8_0;
 mod search;
+mod sub_blocks;
 
-pub use policy::{WeightClass, fallback, target_type};
+pub use policy::{WeightClass, fallback, sketch_type, target_type};
 
 use forebay_format::QuantType;
 
@@ -37,7 +39,7 @@ struct Encoder {
 const HALF_MAX: f32 = 65504.0;
 
 macro_rules! encoders { ($($t:ident $name:ident $limit:expr),* $(,)?) => {
-    /// Every type [`encode_row`] can write: [`ENCODABLE`], what [`fallback`] may put in its place, and f32.
+    /// Every type [`encode_row`] can write: [`ENCODABLE`], what [`fallback`] may put in its place, what [`sketch_type`] may be, and f32.
     const ENCODERS: &[Encoder] = &[$(Encoder {
         qtype: QuantType::$t,
         encode: |row, out| each(row, out, $name::encode_block),
@@ -46,7 +48,7 @@ macro_rules! encoders { ($($t:ident $name:ident $limit:expr),* $(,)?) => {
 }}
 encoders! {
     F32 f32 f32::MAX, F16 f16 HALF_MAX, BF16 bf16 bf16::LIMIT,
-    Q8_0 q8_0 HALF_MAX, Q5_0 q5_0 HALF_MAX, Q4_0 q4_0 HALF_MAX, Q4_K q4_k HALF_MAX, Q6_K q6_k HALF_MAX,
+    Q8_0 q8_0 HALF_MAX, Q5_0 q5_0 HALF_MAX, Q4_0 q4_0 HALF_MAX, Q4_K q4_k HALF_MAX, Q6_K q6_k HALF_MAX, Q2_K q2_k HALF_MAX,
     MXFP4 mxfp4 f32::MAX,
 }
 
@@ -64,7 +66,7 @@ fn each<const LEN: usize, const BYTES: usize>(row: &[f32], out: &mut [u8], encod
 ///
 /// # Panics
 ///
-/// If `qtype` is neither in [`ENCODABLE`] nor a result of [`fallback`], or if the lengths disagree: both are the caller's bugs and do
+/// If `qtype` is neither in [`ENCODABLE`] nor a result of [`fallback`] or [`sketch_type`], or if the lengths disagree: both are the caller's bugs and do
 /// not depend on the data.
 pub fn encode_row(qtype: QuantType, row: &[f32], out: &mut [u8]) -> Result<(), NotFinite> {
     let Some(encoder) = ENCODERS.iter().find(|e| e.qtype == qtype) else { panic!("there is no encoder for {}", qtype.name()) };

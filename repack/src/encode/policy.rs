@@ -121,6 +121,11 @@ pub fn fallback(wanted: QuantType, cols: usize) -> QuantType {
     [wanted, smaller_blocks].into_iter().find(|t| cols.is_multiple_of(t.block_len())).unwrap_or(QuantType::F16)
 }
 
+/// Type of a sketch of rows of `cols` values: two bits, which leave a model of twice the memory room for its neurons (`docs/LEARNED.md`); more where rows do not fit.
+pub fn sketch_type(cols: usize) -> QuantType {
+    [QuantType::Q2_K, QuantType::Q4_0].into_iter().find(|t| cols.is_multiple_of(t.block_len())).unwrap_or(QuantType::F16)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,6 +184,8 @@ mod tests {
             let chosen = target_type(wanted, class, cols).unwrap();
             assert!(ENCODERS.iter().any(|e| e.qtype == chosen), "{} for {class:?}", chosen.name());
             assert!(chosen.row_bytes(cols).is_some(), "{} cannot hold {cols} columns", chosen.name());
+            let sketch = super::sketch_type(cols);
+            assert!(ENCODERS.iter().any(|e| e.qtype == sketch) && sketch.row_bytes(cols).is_some(), "sketch of {cols} columns");
         }
     }
 }

@@ -91,6 +91,21 @@ fn the_search_of_q4_k_pays() {
     assert!(our < 0.95 * naive, "searched {our}, naive {naive}");
 }
 
+/// The plainest `q2_k`: scale and minimum of each sub-block from its smallest and largest value, not even put on the block's grids.
+#[test]
+fn the_search_of_q2_k_pays() {
+    let rows = weights();
+    let naive = |x: &[f32]| {
+        let (low, high) = x.iter().fold((0.0f32, 0.0f32), |(l, h), &v| (l.min(v), h.max(v)));
+        let scale = (high - low) / 3.0;
+        x.iter().map(move |v| scale * ((v - low) / scale).round() + low).collect::<Vec<_>>()
+    };
+    let naive: Vec<f32> = rows.chunks(16).flat_map(naive).collect();
+    let ours = decode(QuantType::Q2_K, &encode(QuantType::Q2_K, &rows, COLS), rows.len());
+    let (our, naive) = (rmse(&rows, &ours), rmse(&rows, &naive));
+    assert!(our < 0.95 * naive, "searched {our}, naive {naive}");
+}
+
 #[test]
 fn values_that_cannot_be_encoded_are_named() {
     for encoder in ENCODERS {
@@ -156,6 +171,7 @@ fn bound(qtype: QuantType) -> f32 {
         QuantType::Q5_0 => 0.11,
         QuantType::Q4_0 | QuantType::Q4_K => 0.25,
         QuantType::MXFP4 => 0.27,
+        QuantType::Q2_K => 0.75,
         other => panic!("no bound for {}", other.name()),
     }
 }

@@ -12,7 +12,7 @@ pub mod slices;
 pub mod types;
 
 use crate::arch::{Binding, Bound, BoundExpert};
-use crate::encode::WeightClass;
+use crate::encode::{WeightClass, sketch_type};
 use crate::error::{Error, Result};
 use crate::source::{Checkpoint, Tensor};
 use forebay_format::layout::index::{BundleId, Index, Kind, Layout};
@@ -341,7 +341,7 @@ impl Planner<'_> {
             let tensor = self.check_rows(&b.source, b.rows as u64, b.cols as u64)?;
             let class = WeightClass::of(b.role, id.layer as usize, self.layers, self.tied);
             let qtype = match b.role {
-                Role::NeuronSketch => neurons::sketch_type(b.cols),
+                Role::NeuronSketch => sketch_type(b.cols as usize),
                 _ => self.quantize.stored(tensor, class, b.cols)?,
             };
             let bytes = matrix_bytes(qtype, b.rows as u64, b.cols as u64);

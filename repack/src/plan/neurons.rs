@@ -3,7 +3,7 @@
 use super::segments::{Segment, segment};
 use super::{Plan, Planner, Run, Runs, types};
 use crate::arch::{Bound, Rows};
-use crate::encode::{WeightClass, fallback};
+use crate::encode::WeightClass;
 use crate::error::{Error, Result};
 use crate::source::Checkpoint;
 use forebay_format::QuantType;
@@ -28,8 +28,6 @@ pub enum Neurons {
 const MAX_WASTE_SHARE: u64 = 50;
 /// Not padded at all is better, as long as it does not take longer groups than this.
 const FULL_PAGES_BYTES: u64 = 64 << 10;
-/// Type of the sketch where rows are long enough; the measurement is in `docs/LEARNED.md`.
-const SKETCH: QuantType = QuantType::Q4_0;
 
 /// The network of a layer whose neurons are in groups.
 #[derive(Clone, Debug)]
@@ -169,11 +167,6 @@ fn best(ffn: &GatedFfn, hidden: u32, unit: u32, place: impl Fn(u32) -> Option<Ne
 pub(super) fn beside(bound: &[Bound], neurons: &BoundNeurons) -> Vec<Bound> {
     let sketch = Bound { role: Role::NeuronSketch, source: *neurons.trigger(), rows: neurons.shape.inner, cols: neurons.shape.hidden };
     bound.iter().filter(|b| !in_group(b.role)).cloned().chain([sketch]).collect()
-}
-
-/// Type of a sketch with rows of `cols` values.
-pub(super) fn sketch_type(cols: u32) -> QuantType {
-    fallback(SKETCH, cols as usize)
 }
 
 impl Plan {
