@@ -1,5 +1,5 @@
 //! `cargo x COMMAND`: the project's own commands. `demo` shows the product, `test` is everything CI runs, `compare` and `ablation` repeat the README's numbers,
-//! `cache-sim` compares cache policies.
+//! `kernels` those of `docs/kernels.md`, `cache-sim` compares cache policies.
 
 mod ablation;
 #[cfg(feature = "cache-sim")]
@@ -7,6 +7,7 @@ mod cache_sim;
 mod compare;
 mod demo;
 mod drive;
+mod kernels;
 mod measure;
 mod shell;
 mod test;
@@ -24,6 +25,8 @@ const USAGE: &str = "cargo x COMMAND
                        what each step of overlapping reading and computing brings (needs root)
   drive PACK [--limit 4G] [--tokens 24] [--warmup 32] [--runs 3] [--sequential]
                        share of what fio reads that decoding reads, at the same read size and depth (needs root and fio)
+  kernels --llama-bench PATH [--dir DIR] [--prompt 512] [--tokens 64] [--runs 3] [--keep] [TYPE]...
+                       decode and prompt speed of forebay and of llama.cpp on dense models of each type, everything in memory
   cache-sim [--svg OUT] [TRACE]...
                        hit rates of cache policies on traces that `forebay bench --trace` wrote and on two made up ones
 ";
@@ -47,6 +50,7 @@ fn run() -> Result<()> {
         "compare" => compare::run(rest),
         "ablation" => ablation::run(rest),
         "drive" => drive::run(rest),
+        "kernels" => kernels::run(rest),
         "cache-sim" => cache_sim(rest),
         "" | "help" | "-h" | "--help" => {
             print!("{USAGE}");

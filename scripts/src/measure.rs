@@ -71,7 +71,7 @@ pub fn fio(file: &str, bytes: u64, depth: u64, sequential: bool) -> Result<Optio
 }
 
 /// Runs a program whose standard output holds a JSON object or array.
-fn run(limit: Option<&str>, line: &[&str]) -> Result<Measured> {
+pub fn run(limit: Option<&str>, line: &[&str]) -> Result<Measured> {
     let script = root().join("scripts/with-ram-limit.sh").to_string_lossy().into_owned();
     let mut all = Vec::new();
     if let Some(limit) = limit {

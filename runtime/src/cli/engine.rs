@@ -73,25 +73,7 @@ impl Flags {
     pub(super) fn open(&self, file: &Path, context: Option<u32>, cancel: &Arc<AtomicBool>) -> Outcome<Engine> {
         let picked = matches!(self.ram, Some(RamLimit::Auto) | None).then(default_limit);
         let ram = picked.map_or(self.ram.unwrap_or_default(), RamLimit::Bytes);
-        let options = Options {
-            ram,
-            context,
-            threads: self.threads.and_then(|n| usize::try_from(n).ok()),
-            activations: match self.activations {
-                Activations::F32 => ActivationMode::F32,
-                Activations::Int8 => ActivationMode::Int8,
-            },
-            kv: self.kv_type.map(Kv::kv_type),
-            io: match self.io {
-                Io::Auto => IoBackend::Auto,
-                Io::Uring => IoBackend::Uring,
-                Io::Pread => IoBackend::Pread,
-                Io::Buffered => IoBackend::Buffered,
-            },
-            chunk: None,
-            cancel: Arc::clone(cancel),
-        };
-        let engine = Engine::open(file, &options)?;
+        let engine = Engine::open(file, &self.options(ram, self.activations, context, cancel))?;
         if let Some(limit) = picked {
             eprintln!(
                 "RAM limit {} (75% of what is free now; --ram sets another) · {} threads ({}) · context {} ({}) · prompt steps of {}",
@@ -107,6 +89,38 @@ impl Flags {
             eprintln!("{line}");
         }
         Ok(engine)
+    }
+
+    /// The engine that is asked for and one on the exact path, each with half of the memory.
+    pub(super) fn open_with_exact(&self, file: &Path, context: u32, cancel: &Arc<AtomicBool>) -> Outcome<[Engine; 2]> {
+        let ram = match self.ram {
+            Some(RamLimit::Bytes(bytes)) => RamLimit::Bytes(bytes / 2),
+            Some(RamLimit::Percent(percent)) => RamLimit::Percent(percent / 2.0),
+            Some(RamLimit::Auto) | None => RamLimit::Bytes(default_limit() / 2),
+        };
+        let open = |activations| Engine::open(file, &self.options(ram, activations, Some(context), cancel));
+        Ok([open(self.activations)?, open(Activations::F32)?])
+    }
+
+    fn options(&self, ram: RamLimit, activations: Activations, context: Option<u32>, cancel: &Arc<AtomicBool>) -> Options {
+        Options {
+            ram,
+            context,
+            threads: self.threads.and_then(|n| usize::try_from(n).ok()),
+            activations: match activations {
+                Activations::F32 => ActivationMode::F32,
+                Activations::Int8 => ActivationMode::Int8,
+            },
+            kv: self.kv_type.map(Kv::kv_type),
+            io: match self.io {
+                Io::Auto => IoBackend::Auto,
+                Io::Uring => IoBackend::Uring,
+                Io::Pread => IoBackend::Pread,
+                Io::Buffered => IoBackend::Buffered,
+            },
+            chunk: None,
+            cancel: Arc::clone(cancel),
+        }
     }
 
     /// `f32` or `int8`, for reports.

@@ -2,6 +2,8 @@
 //!
 //! The text is cut into chunks of `c` tokens, each read from an empty context (its first token replaced by the BOS, if
 //! the model wants one). In each chunk the tokens at `c/2 + 1 ..` are scored: `c - c/2 - 1` of them.
+//!
+//! With `--kl` a second engine computes the same tokens on the exact path, and the scored distributions are compared.
 
 use super::interrupt::Interrupt;
 use super::progress::Progress;
@@ -28,6 +30,9 @@ pub(super) struct Arguments {
     /// Only the first N chunks
     #[arg(long, value_name = "N", value_parser = engine::tokens)]
     chunks: Option<u32>,
+    /// Also the mean KL divergence from the exact path (--activations f32), for which a second engine gets half of the RAM limit
+    #[arg(long)]
+    kl: bool,
     #[command(flatten)]
     engine: engine::Flags,
     /// Print one JSON object instead of a line
@@ -53,7 +58,12 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         return Err(Error::Request(format!("{}: {} tokens do not fill a chunk of {context}", arguments.text.display(), ids.len())).into());
     }
     let chunks = arguments.chunks.map_or(all, |n| all.min(n as usize));
-    let mut engine = arguments.engine.open(&arguments.file, Some(arguments.context), &interrupt.cancel)?;
+    let (mut engine, mut exact) = if arguments.kl {
+        let [engine, exact] = arguments.engine.open_with_exact(&arguments.file, arguments.context, &interrupt.cancel)?;
+        (engine, Some(Exact { engine: exact, logits: Vec::new(), divergence: 0.0 }))
+    } else {
+        (arguments.engine.open(&arguments.file, Some(arguments.context), &interrupt.cancel)?, None)
+    };
     interrupt.prompt();
     let start = Instant::now();
     let mut score = Score::default();
@@ -66,18 +76,20 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         if let (Some(bos), Some(first)) = (bos, chunk.first_mut()) {
             *first = bos;
         }
-        add(&mut engine, &chunk, &mut score)?;
+        add(&mut engine, exact.as_mut(), &chunk, &mut score)?;
         progress.finish();
         eprintln!("[{}/{chunks}] {:.4}", i + 1, score.perplexity());
         progress.show((i + 1) * context);
     }
     progress.finish();
     let (ppl, error) = (score.perplexity(), score.error());
+    let kl = exact.as_ref().map(|exact| exact.divergence / score.count as f64);
     let seconds = start.elapsed().as_secs_f64();
     if arguments.json {
         answer_json(&json!({
             "ppl": ppl,
             "error": error,
+            "kl_divergence": kl,
             "tokens": ids.len(),
             "scored": score.count,
             "chunks": chunks,
@@ -90,25 +102,63 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         }))?;
     } else {
         let lossy = report::lossy_kv(&engine).map_or_else(String::new, |what| format!(" ({what})"));
-        answer(&format!("PPL = {ppl:.4} +/- {error:.5}{lossy}\n"))?;
+        let kl = kl.map(|kl| format!("mean KL divergence from f32 activations = {kl:.6}\n")).unwrap_or_default();
+        answer(&format!("PPL = {ppl:.4} +/- {error:.5}{lossy}\n{kl}"))?;
     }
     Ok(())
 }
 
+/// Tokens whose logits on the exact path are kept at a time.
+const PIECE: usize = 16;
+
+/// The exact path beside the one that is scored.
+struct Exact {
+    engine: Engine,
+    /// Of the tokens of one piece.
+    logits: Vec<f32>,
+    /// Sum over the scored tokens.
+    divergence: f64,
+}
+
 /// Scores the second half of a chunk. The last token is only predicted, so it is not fed.
-fn add(engine: &mut Engine, chunk: &[u32], score: &mut Score) -> Result<()> {
-    engine.reset();
-    let first = chunk.len() / 2;
-    let (unscored, rest) = chunk.split_at(first);
-    engine.feed(unscored, Wanted::Last, &mut |_, _| {})?;
+fn add(engine: &mut Engine, mut exact: Option<&mut Exact>, chunk: &[u32], score: &mut Score) -> Result<()> {
+    let (unscored, rest) = chunk.split_at(chunk.len() / 2);
     let (_, targets) = rest.split_at(1.min(rest.len()));
     let (scored, _) = rest.split_at(rest.len().saturating_sub(1));
-    let mut targets = targets.iter();
-    engine.feed(scored, Wanted::All, &mut |_, logits| {
-        if let Some(&target) = targets.next() {
-            score.add(logits, target);
-        }
-    })
+    engine.reset();
+    engine.feed(unscored, Wanted::Last, &mut |_, _| {})?;
+    let Some(exact) = &mut exact else {
+        let mut targets = targets.iter();
+        return engine.feed(scored, Wanted::All, &mut |_, logits| targets.next().into_iter().for_each(|&target| score.add(logits, target)));
+    };
+    exact.engine.reset();
+    exact.engine.feed(unscored, Wanted::Last, &mut |_, _| {})?;
+    for (piece, targets) in scored.chunks(PIECE).zip(targets.chunks(PIECE)) {
+        exact.logits.clear();
+        exact.engine.feed(piece, Wanted::All, &mut |_, logits| exact.logits.extend_from_slice(logits))?;
+        let mut rows = exact.logits.chunks_exact(exact.logits.len() / piece.len()).zip(targets);
+        engine.feed(piece, Wanted::All, &mut |_, logits| {
+            if let Some((truth, &target)) = rows.next() {
+                score.add(logits, target);
+                exact.divergence += divergence(truth, logits);
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// `sum of p ln(p / q)`, where `p` and `q` are the softmaxes of these logits.
+fn divergence(p: &[f32], q: &[f32]) -> f64 {
+    let log_total = |x: &[f32]| {
+        let most = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        f64::from(most) + x.iter().map(|&v| f64::from(v - most).exp()).sum::<f64>().ln()
+    };
+    let (total_p, total_q) = (log_total(p), log_total(q));
+    let terms = p.iter().zip(q).map(|(&p, &q)| {
+        let (p, q) = (f64::from(p) - total_p, f64::from(q) - total_q);
+        p.exp() * (p - q)
+    });
+    terms.sum()
 }
 
 /// Sums of negative log likelihoods.
@@ -147,7 +197,15 @@ impl Score {
 
 #[cfg(test)]
 mod tests {
-    use super::Score;
+    use super::{Score, divergence};
+
+    #[test]
+    fn divergence_by_hand() {
+        // p = (1/2, 1/2), q = (1/4, 3/4): ln 2 / 2 + ln(2/3) / 2; logits are shifted at will.
+        let kl = divergence(&[5.0, 5.0], &[0.25_f32.ln() - 1.0, 0.75_f32.ln() - 1.0]);
+        assert!((kl - 0.5 * (4.0f64 / 3.0).ln()).abs() < 1e-7, "{kl}");
+        assert_eq!(divergence(&[1.0, -2.0, 3.0], &[1.0, -2.0, 3.0]), 0.0);
+    }
 
     #[test]
     fn a_uniform_distribution_has_the_perplexity_of_its_size() {

@@ -4,7 +4,7 @@
 
 use super::blocks::{Form, QRow};
 use super::ops::{Dot, Dots, Integer, MANY, Ops, TILE_ROWS, Tile, TypeOps};
-use super::strip::{STRIP, Sums};
+use super::strip::{GROUP, Narrow, STRIP, Strip};
 use super::{ActivationMode, Activations, Kernels, Matrix, Pool};
 use std::marker::PhantomData;
 
@@ -12,9 +12,6 @@ use std::marker::PhantomData;
 const CHUNK_BYTES: usize = 128 << 10;
 /// Weight rows whose strips are decoded together on the float path.
 const ROWS: usize = 8;
-/// Activation rows that meet a decoded strip before the next strip is decoded (their strips stay in the first-level cache).
-const GROUP: usize = 16;
-
 /// One product of [`Kernels::matmul_jobs`].
 #[derive(Debug)]
 pub struct Job<'a> {
@@ -144,14 +141,16 @@ impl Kernels {
             (Some(form), Integer::Rows(dots)) => integer_rows(job, form, dots, row_bytes, rows),
             (Some(form), Integer::Tiles(one, many)) => tiles(job, form, (*one, *many), row_bytes, rows),
             _ => {
+                if job.n == 1 {
+                    for first in rows.clone().step_by(4) {
+                        float_tile::<4>(job, self.ops, ops, row_bytes, first..(first + 4).min(rows.end), 0..1);
+                    }
+                    return;
+                }
                 for first in rows.clone().step_by(ROWS) {
                     let block = first..(first + ROWS).min(rows.end);
-                    if job.n == 1 {
-                        float_tile::<1>(job, self.ops, ops, row_bytes, block, 0..1);
-                        continue;
-                    }
                     for i in (0..job.n).step_by(GROUP) {
-                        float_tile::<GROUP>(job, self.ops, ops, row_bytes, block.clone(), i..(i + GROUP).min(job.n));
+                        float_tile::<ROWS>(job, self.ops, ops, row_bytes, block.clone(), i..(i + GROUP).min(job.n));
                     }
                 }
             }
@@ -229,8 +228,8 @@ fn tile_group<const N: usize>(job: &Shared<'_>, form: Form, tile: Tile, row_byte
     }
 }
 
-/// The float path for at most [`ROWS`] weight rows and `G` activation rows.
-fn float_tile<const G: usize>(
+/// The float path for at most `R` weight rows and [`GROUP`] activation rows.
+fn float_tile<const R: usize>(
     job: &Shared<'_>,
     ops: &Ops,
     of: &TypeOps,
@@ -239,32 +238,24 @@ fn float_tile<const G: usize>(
     group: std::ops::Range<usize>,
 ) {
     let (block_len, block_bytes) = (job.w.qtype.block_len(), job.w.qtype.block_bytes());
-    let mut sums = [[Sums::ZERO; G]; ROWS];
-    let mut strip = Strip([0.0; STRIP]);
+    let mut sums = [[Narrow::ZERO; GROUP]; R];
+    let mut strips = [Strip([0.0; STRIP]); R];
+    let mut pieces: [&[f32]; GROUP] = [&[]; GROUP];
+    let n = group.len();
     for at in (0..job.w.cols).step_by(STRIP) {
         let len = STRIP.min(job.w.cols - at);
         let padded = len.next_multiple_of(super::activations::PAD);
         let bytes = at / block_len * block_bytes..(at + len) / block_len * block_bytes;
-        for (r, sums) in rows.clone().zip(&mut sums) {
-            let row = job.w.row(r, row_bytes);
+        for (r, strip) in rows.clone().zip(&mut strips) {
             strip.0[len..padded].fill(0.0);
             // SAFETY: the set runs on this machine; both slices have `len` values.
-            unsafe { (of.decode)(&row[bytes.clone()], &mut strip.0[..len]) };
-            let weights = &strip.0[..padded];
-            let piece = |i: usize| &job.a.padded_row(job.activation(i))[at..at + padded];
-            let mut pairs = sums[..group.len()].chunks_exact_mut(2);
-            let mut i = group.start;
-            for pair in &mut pairs {
-                let [s0, s1] = pair else { continue };
-                // SAFETY: the set runs on this machine; all slices have `padded` values.
-                unsafe { (ops.add2)(weights, [piece(i), piece(i + 1)], [s0, s1]) };
-                i += 2;
-            }
-            for s in pairs.into_remainder() {
-                // SAFETY: as above.
-                unsafe { (ops.add)(weights, piece(i), s) };
-            }
+            unsafe { (of.decode)(&job.w.row(r, row_bytes)[bytes.clone()], &mut strip.0[..len]) };
         }
+        for (i, piece) in group.clone().zip(&mut pieces) {
+            *piece = &job.a.padded_row(job.activation(i))[at..at + padded];
+        }
+        // SAFETY: the set runs on this machine; strips and pieces have `padded` values, and there are sums for all of them.
+        unsafe { (ops.tile)(&strips[..rows.len()], &pieces[..n], padded, &mut sums[..rows.len()]) };
     }
     for (r, sums) in rows.zip(&sums) {
         for (i, s) in group.clone().zip(sums) {
@@ -273,10 +264,6 @@ fn float_tile<const G: usize>(
         }
     }
 }
-
-/// Decoded weights, aligned for the vector loads.
-#[repr(align(64))]
-struct Strip([f32; STRIP]);
 
 #[cfg(test)]
 mod tests;

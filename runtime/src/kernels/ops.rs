@@ -5,7 +5,7 @@ use super::blocks::{self, Form, QRow};
 use super::delta::{self, Token};
 use super::panel::{self, Panels};
 use super::quants;
-use super::strip::{self, Sums};
+use super::strip::{self, GROUP, Narrow, Strip, Sums};
 use super::vector::{self, exp::Exp};
 use forebay_format::QuantType;
 
@@ -51,6 +51,12 @@ pub(super) const MANY: usize = 32;
 /// The machine runs the kernel set; the lengths follow from the form and the number of values.
 pub(super) type Quantise = unsafe fn(Form, &[f32], &mut [i8], &mut [f32], &mut [i16]);
 
+/// See [`strip::tile`].
+///
+/// # Safety
+/// The machine runs the kernel set; the length is a multiple of 32, at most that of a strip and of each activation row; there are sums for every row.
+pub(super) type FloatTile = unsafe fn(&[Strip], &[&[f32]], usize, &mut [[Narrow; GROUP]]);
+
 /// The kernels of one quant type.
 pub(super) struct TypeOps {
     /// Decodes whole blocks, as many as the second slice has room for.
@@ -72,8 +78,8 @@ pub(super) struct Ops {
     pub quantise: Quantise,
     /// See [`strip::add`].
     pub add: unsafe fn(&[f32], &[f32], &mut Sums),
-    /// See [`strip::add2`].
-    pub add2: unsafe fn(&[f32], [&[f32]; 2], [&mut Sums; 2]),
+    /// See [`strip::tile`].
+    pub tile: FloatTile,
     /// See [`strip::add_f16`].
     pub add_f16: unsafe fn(&[u16], &[f32], &mut Sums),
     /// `y += a * x`, lengths equal.
@@ -101,7 +107,7 @@ pub(super) static SCALAR: Ops = Ops {
     of: quants::scalar_ops,
     quantise: blocks::quantise,
     add: strip::add,
-    add2: strip::add2,
+    tile: strip::tile,
     add_f16: strip::add_f16,
     axpy: vector::scalar::axpy,
     axpy_f16: vector::scalar::axpy_f16,
@@ -145,7 +151,7 @@ static AVX2: Ops = Ops {
     of: quants::avx2_ops,
     quantise: blocks::avx2::quantise,
     add: strip::avx2::add,
-    add2: strip::avx2::add2,
+    tile: strip::avx2::tile,
     add_f16: strip::avx2::add_f16,
     axpy: vector::avx2::axpy,
     axpy_f16: vector::avx2::axpy_f16,

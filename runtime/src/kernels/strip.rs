@@ -1,5 +1,5 @@
-//! Float sums. A row is taken in strips of [`STRIP`] values; value `i` is added to running sum `i % 32`, and the 32 sums are added as a
-//! tree at the end. The order depends on the row's length alone.
+//! Float sums. A row is taken in strips of [`STRIP`] values; value `i` is added to running sum `i % 16` of a product of matrices, `i % 32` of two vectors, and these sums are
+//! added as a tree at the end. The order depends on the row's length alone. Sixteen sums are two vectors: two weight rows and three activation rows fill twelve registers.
 
 /// Values decoded at a time; every block length divides it.
 pub(super) const STRIP: usize = 256;
@@ -34,10 +34,45 @@ pub(super) fn add(w: &[f32], a: &[f32], sums: &mut Sums) {
     }
 }
 
-/// [`add`] for two activation rows, each in its own order.
-pub(super) fn add2(w: &[f32], a: [&[f32]; 2], sums: [&mut Sums; 2]) {
-    for (a, sums) in a.into_iter().zip(sums) {
-        add(w, a, sums);
+/// The running sums of one output value of a product of matrices.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(super) struct Narrow(pub [f32; NARROW]);
+
+/// Running sums of a product of matrices.
+pub(super) const NARROW: usize = 16;
+
+impl Narrow {
+    pub const ZERO: Narrow = Narrow([0.0; NARROW]);
+
+    /// The tree: halves are added until one value is left.
+    #[inline]
+    pub fn total(&self) -> f32 {
+        let s = &self.0;
+        let a: [f32; 8] = std::array::from_fn(|i| s[i] + s[i + 8]);
+        let b: [f32; 4] = std::array::from_fn(|i| a[i] + a[i + 4]);
+        (b[0] + b[2]) + (b[1] + b[3])
+    }
+}
+
+/// A decoded strip of a weight row, aligned for vector loads.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(super) struct Strip(pub [f32; STRIP]);
+
+/// Most activation rows that meet the decoded strips before the next are decoded (their strips stay in the first-level cache).
+pub(super) const GROUP: usize = 12;
+
+/// Adds the products of all weight rows with all activation rows over `len` values (a multiple of [`LANES`]) to `sums[weight row][activation row]`. Plain Rust.
+pub(super) fn tile(w: &[Strip], a: &[&[f32]], len: usize, sums: &mut [[Narrow; GROUP]]) {
+    for (w, sums) in w.iter().zip(sums) {
+        for (a, sums) in a.iter().zip(sums) {
+            for (w, a) in w.0[..len].as_chunks::<NARROW>().0.iter().zip(a[..len].as_chunks::<NARROW>().0) {
+                for ((s, w), a) in sums.0.iter_mut().zip(w).zip(a) {
+                    *s += w * a;
+                }
+            }
+        }
     }
 }
 
@@ -53,7 +88,7 @@ pub(super) fn add_f16(w: &[u16], a: &[f32], sums: &mut Sums) {
 /// The same sums with AVX2 and FMA: products are not rounded before they are added, otherwise as above.
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2 {
-    use super::{LANES, Sums};
+    use super::{GROUP, LANES, NARROW, Narrow, Strip, Sums};
     use std::arch::x86_64::*;
 
     /// # Safety
@@ -78,29 +113,96 @@ pub(super) mod avx2 {
     }
 
     /// # Safety
-    /// The machine has AVX2 and FMA; both rows of `a` are as long as `w`, a multiple of 32.
+    /// The machine has AVX2 and FMA; `len` is a multiple of 32, at most [`STRIP`](super::STRIP) and the length of each row of `a`; there are sums for every row.
     #[target_feature(enable = "avx2,fma,f16c")]
-    pub unsafe fn add2(w: &[f32], a: [&[f32]; 2], sums: [&mut Sums; 2]) {
-        debug_assert!(a.iter().all(|a| a.len() == w.len()) && w.len().is_multiple_of(LANES));
-        let [s0, s1] = sums;
-        // SAFETY: all accesses are below the common length, resp. inside the 32 sums.
+    pub unsafe fn tile(w: &[Strip], a: &[&[f32]], len: usize, sums: &mut [[Narrow; GROUP]]) {
+        let (mut w, mut sums) = (w, sums);
+        while !w.is_empty() {
+            // One activation row needs more weight rows for as many sums in flight.
+            let rows = if a.len() == 1 && w.len() >= 4 { 4 } else { w.len().min(2) };
+            let (here, later) = (w.split_at(rows), sums.split_at_mut(rows));
+            let mut first = 0;
+            while first < a.len() {
+                // SAFETY: the caller's promise; `first` and what follows are inside.
+                first += unsafe {
+                    match (rows, a.len() - first) {
+                        (4, _) => block::<4, 1>(here.0, a, first, len, later.0),
+                        (2, 1) => block::<2, 1>(here.0, a, first, len, later.0),
+                        (2, 2) => block::<2, 2>(here.0, a, first, len, later.0),
+                        (2, _) => block::<2, 3>(here.0, a, first, len, later.0),
+                        (_, 1) => block::<1, 1>(here.0, a, first, len, later.0),
+                        (_, 2) => block::<1, 2>(here.0, a, first, len, later.0),
+                        (_, _) => block::<1, 3>(here.0, a, first, len, later.0),
+                    }
+                };
+            }
+            (w, sums) = (here.1, later.1);
+        }
+    }
+
+    /// Half `H` of sixteen values. (As a loop over the halves the sums would not stay in registers.)
+    ///
+    /// # Safety
+    /// The machine has AVX2 and FMA; there are eight values from `at` on.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn eight<const R: usize, const A: usize, const H: usize>(
+        w: &[*const f32; R],
+        a: &[*const f32; A],
+        at: usize,
+        acc: &mut [[[__m256; 2]; A]; R],
+    ) {
+        let mut weights = [_mm256_setzero_ps(); R];
+        // SAFETY: the caller's promise.
         unsafe {
-            let (p, p0, p1) = (w.as_ptr(), a[0].as_ptr(), a[1].as_ptr());
-            let mut acc0: [__m256; 4] = std::array::from_fn(|l| _mm256_loadu_ps(s0.0.as_ptr().add(8 * l)));
-            let mut acc1: [__m256; 4] = std::array::from_fn(|l| _mm256_loadu_ps(s1.0.as_ptr().add(8 * l)));
-            for i in (0..w.len()).step_by(LANES) {
-                for l in 0..4 {
-                    let at = i + 8 * l;
-                    let w = _mm256_loadu_ps(p.add(at));
-                    acc0[l] = _mm256_fmadd_ps(w, _mm256_loadu_ps(p0.add(at)), acc0[l]);
-                    acc1[l] = _mm256_fmadd_ps(w, _mm256_loadu_ps(p1.add(at)), acc1[l]);
+            for r in 0..R {
+                weights[r] = _mm256_load_ps(w[r].add(at));
+            }
+            for j in 0..A {
+                let a = _mm256_loadu_ps(a[j].add(at));
+                for r in 0..R {
+                    acc[r][j][H] = _mm256_fmadd_ps(weights[r], a, acc[r][j][H]);
                 }
             }
-            for l in 0..4 {
-                _mm256_storeu_ps(s0.0.as_mut_ptr().add(8 * l), acc0[l]);
-                _mm256_storeu_ps(s1.0.as_mut_ptr().add(8 * l), acc1[l]);
+        }
+    }
+
+    /// `R` weight rows and `A` activation rows from `first` on, sums in registers; returns `A`.
+    ///
+    /// # Safety
+    /// As [`tile`].
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn block<const R: usize, const A: usize>(
+        w: &[Strip],
+        a: &[&[f32]],
+        first: usize,
+        len: usize,
+        sums: &mut [[Narrow; GROUP]],
+    ) -> usize {
+        debug_assert!(w.len() >= R && sums.len() >= R && a.len() >= first + A && a[first..first + A].iter().all(|a| a.len() >= len));
+        // SAFETY: all accesses are below `len`, resp. inside the sums.
+        unsafe {
+            let w: [*const f32; R] = std::array::from_fn(|r| w.get_unchecked(r).0.as_ptr());
+            let a: [*const f32; A] = std::array::from_fn(|j| a.get_unchecked(first + j).as_ptr());
+            let mut acc = [[[_mm256_setzero_ps(); 2]; A]; R];
+            for (acc, sums) in acc.iter_mut().zip(&*sums) {
+                for (acc, sum) in acc.iter_mut().zip(&sums[first..]) {
+                    *acc = [_mm256_load_ps(sum.0.as_ptr()), _mm256_load_ps(sum.0.as_ptr().add(8))];
+                }
+            }
+            for at in (0..len).step_by(NARROW) {
+                eight::<R, A, 0>(&w, &a, at, &mut acc);
+                eight::<R, A, 1>(&w, &a, at + 8, &mut acc);
+            }
+            for (acc, sums) in acc.iter().zip(sums) {
+                for (acc, sum) in acc.iter().zip(&mut sums[first..]) {
+                    _mm256_store_ps(sum.0.as_mut_ptr(), acc[0]);
+                    _mm256_store_ps(sum.0.as_mut_ptr().add(8), acc[1]);
+                }
             }
         }
+        A
     }
 
     /// # Safety

@@ -216,6 +216,45 @@ fn eight_bits_are_near_f32() {
     }
 }
 
+/// Scales of zero, the largest and the smallest halves, of both signs, side by side in a row, with payloads of any kind: nothing overflows on the way, and one activation
+/// row gets the bits that it gets among five.
+#[test]
+fn extreme_scales() {
+    let pool = Pool::new(1);
+    let mut random = Random(12);
+    let scales = [0.0, -0.0, 65504.0, -65504.0, 5.960_464_5e-8, -5.960_464_5e-8, 6.0e-5, 1.0];
+    let (rows, n) = (21, 5);
+    for t in QUANTS.iter().map(|q| q.qtype) {
+        for fill in [Fill::Random, Fill::Byte(0), Fill::Byte(0xff), Fill::Byte(0x80)] {
+            let cols = 256 * 3;
+            let bytes = weights(t, rows * cols, fill, &mut random, |r| scales[r.next() as usize % scales.len()]);
+            let w = Matrix::whole(t, rows, cols, &bytes);
+            let x: Vec<f32> = (0..n * cols).map(|_| random.float() * 100.0).collect();
+            for mode in [ActivationMode::F32, ActivationMode::Int8] {
+                for k in sets(mode) {
+                    let a = load(&k, &pool, &x, n, t);
+                    let out = product(&k, &pool, &w, &a);
+                    for i in 0..n {
+                        let alone = product(&k, &pool, &w, &load(&k, &pool, &x[i * cols..(i + 1) * cols], 1, t));
+                        let exact = meant(&a, k.form(&w), i);
+                        for r in 0..rows {
+                            let (expected, tolerance) = truth(&w, r, &exact);
+                            let got = out[i * rows + r];
+                            assert!(
+                                (f64::from(got) - expected).abs() <= tolerance,
+                                "{} {mode:?} {} {fill:?}: {got} {expected}",
+                                k.name(),
+                                t.name()
+                            );
+                            assert_eq!(got.to_bits(), alone[r].to_bits(), "{} {mode:?} {} {fill:?}", k.name(), t.name());
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// The law: bits depend neither on how many rows there are nor on who computes them.
 #[test]
 fn bits_do_not_depend_on_rows_threads_or_chunks() {

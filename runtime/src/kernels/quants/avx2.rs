@@ -1,8 +1,6 @@
-//! Integer dot products and decoding with AVX2. Weights become bytes in vectors of 32; `maddubs` and `madd` sum their products with the
-//! activations in i32 lanes, exactly (no pair of products leaves i16: at most 128 * 127 * 2); a block's eight lanes are then scaled and
-//! added to eight f32 sums with one fused operation, blocks in order, and the eight are added as a tree.
+//! Unpacking, products along a block, and decoding with AVX2. Weights become bytes in vectors of 32; `maddubs` and `madd` sum their products with the
+//! activations in i32 lanes, exactly (no pair of products leaves i16: at most 128 * 127 * 2). What becomes of a block's lanes is in [`gemm`](super::gemm).
 
-use super::super::blocks::QRow;
 use std::arch::x86_64::*;
 
 /// A block of 32 values: `d * q + m`, `q` as signed bytes (unsigned where all types say so: see [`Min`]).
@@ -159,53 +157,54 @@ fn pairs(q: __m256i, a: __m256i, signed: bool) -> __m256i {
     if signed { _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(a, q)) } else { _mm256_maddubs_epi16(q, a) }
 }
 
-/// Adds the product of block `b` to the sums of one activation row.
-///
-/// # Safety
-/// The row has a block `b` of 32.
+/// Products of a block of 32 with activations, in eight lanes.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn step_small(w: &Small, a: &QRow<'_>, b: usize, min: Min, sums: &mut __m256) {
-    debug_assert!(b < a.d.len() && a.q.len() >= 32 * (b + 1));
-    // SAFETY: the caller has checked `b`.
-    let (q, d) = unsafe { (_mm256_loadu_si256(a.q.as_ptr().add(32 * b).cast()), _mm256_set1_ps(*a.d.get_unchecked(b))) };
-    let ones = _mm256_set1_epi16(1);
-    let products = _mm256_madd_epi16(pairs(w.q, q, min == Min::Signed), ones);
-    *sums = _mm256_fmadd_ps(_mm256_mul_ps(w.d, d), _mm256_cvtepi32_ps(products), *sums);
-    if min == Min::Float {
-        let plain = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), q), ones);
-        *sums = _mm256_fmadd_ps(_mm256_mul_ps(w.m, d), _mm256_cvtepi32_ps(plain), *sums);
-    }
+pub(super) fn products_small(w: &Small, a: __m256i, min: Min) -> __m256i {
+    _mm256_madd_epi16(pairs(w.q, a, min == Min::Signed), _mm256_set1_epi16(1))
 }
 
-/// Adds the product of block `b` to the sums of one activation row.
+/// Products of a block of 256 with activations, scaled, in eight lanes; without minima.
 ///
 /// # Safety
-/// The row has a block `b` of 256.
+/// There are 256 activations.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn step_large(w: &Large, a: &QRow<'_>, b: usize, min: Min, sums: &mut __m256) {
-    debug_assert!(b < a.d.len() && a.q.len() >= 256 * (b + 1) && a.sums.len() >= 16 * (b + 1));
-    // SAFETY: the caller has checked `b`.
-    let (q, d, group_sums) = unsafe {
-        let q: *const __m256i = a.q.as_ptr().add(256 * b).cast();
-        (q, *a.d.get_unchecked(b), _mm256_loadu_si256(a.sums.as_ptr().add(16 * b).cast()))
-    };
+pub(super) unsafe fn products_large(w: &Large, a: *const __m256i, min: Min) -> __m256i {
     let mut products = _mm256_setzero_si256();
     for (k, &w_q) in w.q.iter().enumerate() {
         // SAFETY: eight vectors of 32 bytes make the block.
-        let a_q = unsafe { _mm256_loadu_si256(q.add(k)) };
+        let a_q = unsafe { _mm256_loadu_si256(a.add(k)) };
         // Scale `k` of each half, eight times.
         let scale = _mm256_shuffle_epi8(w.scale, _mm256_set1_epi16((0x0100 + 0x0202 * k) as i16));
         products = _mm256_add_epi32(products, _mm256_madd_epi16(pairs(w_q, a_q, min == Min::Signed), scale));
     }
-    if let Min::Offset(_) = min {
-        products = _mm256_sub_epi32(products, _mm256_madd_epi16(w.min, group_sums));
-    }
-    *sums = _mm256_fmadd_ps(_mm256_mul_ps(w.d, _mm256_set1_ps(d)), _mm256_cvtepi32_ps(products), *sums);
-    if min == Min::Float {
-        let mins = _mm256_cvtepi32_ps(_mm256_madd_epi16(w.min, group_sums));
-        *sums = _mm256_fnmadd_ps(_mm256_mul_ps(w.dmin, _mm256_set1_ps(d)), mins, *sums);
+    products
+}
+
+/// Sixteen i16 of the even groups, then the odd ones, in order.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn in_order(groups: __m256i) -> __m256i {
+    let (even, odd) = (_mm256_castsi256_si128(groups), _mm256_extracti128_si256::<1>(groups));
+    _mm256_set_m128i(_mm_unpackhi_epi16(even, odd), _mm_unpacklo_epi16(even, odd))
+}
+
+/// Bytes of a row up to which the rows that follow are asked for, not the same row further on.
+const SHORT: usize = 4096;
+
+/// How far ahead of a block memory is asked for when `abreast` rows of `row_bytes` bytes are in work: the same place in the rows that follow, or 1 KiB.
+#[inline(always)]
+pub(super) fn ahead(row_bytes: usize, abreast: usize) -> usize {
+    if row_bytes <= SHORT { abreast * row_bytes } else { 1024 }
+}
+
+/// Asks for the `bytes` bytes at `at`; what lies there, if anything, does not matter.
+#[inline(always)]
+pub(super) fn prefetch(at: *const u8, bytes: usize) {
+    for line in (0..bytes).step_by(64) {
+        // SAFETY: a prefetch of any address touches nothing that a program could see.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(line).cast()) };
     }
 }
 
@@ -256,29 +255,54 @@ pub(super) fn decode_large(w: &Large, min: Min, out: &mut [f32; 256]) {
     }
 }
 
-/// `dot` and `decode` of a type with blocks of 32, from the `unpack` beside the call. Functions with target features cannot be passed as
-/// closures and stay inlined, hence macros.
+/// What the tables want of a type with blocks of 32, from the `unpack` beside the call, which cannot be passed as a closure: those lose target features, hence macros.
 macro_rules! small {
-    ($bytes:literal, $min:expr) => {
+    ($bytes:literal, $min:expr, $panel:expr, $offset:literal) => {
+        x86::small!($bytes, $min, $panel, $offset, gemm::one_small::<Type>, |rows, first, n, unpacked, strip| gemm::fill_small::<Type>(
+            rows, first, n, unpacked, strip
+        ));
+    };
+    ($bytes:literal, $min:expr, $panel:expr, $offset:literal, turned) => {
+        x86::small!($bytes, $min, $panel, $offset, turned::one_small::<Type>, |rows, first, n, _u, strip| turned::fill_small::<Type>(
+            rows, first, n, strip
+        ));
+        use $crate::kernels::quants::turned::{self, Eight, Run};
+    };
+    ($bytes:literal, $min:expr, $panel:expr, $offset:literal, turned many) => {
+        x86::small!($bytes, $min, $panel, $offset, gemm::one_small::<Type>, |rows, first, n, _u, strip| turned::fill_small::<Type>(
+            rows, first, n, strip
+        ));
+        use $crate::kernels::quants::turned::{self, Eight, Run};
+    };
+    ($bytes:literal, $min:expr, $panel:expr, $offset:literal, $one:expr, |$rows:ident, $first:ident, $n:ident, $u:ident, $strip:ident| $fill:expr) => {
         pub(in $crate::kernels::quants) const MIN: $crate::kernels::quants::avx2::Min = $min;
 
-        pub const INTEGER: $crate::kernels::ops::Integer =
-            $crate::kernels::ops::Integer::Rows($crate::kernels::ops::Dots { one: dot, two: dot, four: dot, eight: dot });
+        pub const INTEGER: $crate::kernels::ops::Integer = $crate::kernels::ops::Integer::Tiles($one, passes::many_small::<Type>);
+        use $crate::kernels::quants::{
+            gemm::{self, Panel},
+            passes,
+        };
 
-        /// # Safety
-        /// The machine has AVX2, FMA and F16C; each activation row has as many values as the weight row.
-        #[target_feature(enable = "avx2,fma,f16c")]
-        pub unsafe fn dot<const N: usize>(row: &[u8], acts: &[$crate::kernels::blocks::QRow<'_>; N], out: &mut [f32; N]) {
-            let mut sums = [_mm256_setzero_ps(); N];
-            for (b, block) in row.as_chunks::<$bytes>().0.iter().enumerate() {
-                let w = unpack(block);
-                for j in 0..N {
-                    // SAFETY: activations have the row's blocks.
-                    unsafe { x86::step_small(&w, &acts[j], b, MIN, &mut sums[j]) };
-                }
+        struct Type;
+
+        impl gemm::SmallType for Type {
+            const BYTES: usize = $bytes;
+            const MIN: Min = $min;
+            const PANEL: Panel = $panel;
+            const OFFSET: i8 = $offset;
+
+            #[inline]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            unsafe fn unpack(block: *const u8) -> x86::Small {
+                // SAFETY: there is a block.
+                unpack(unsafe { &*block.cast() })
             }
-            for j in 0..N {
-                out[j] = x86::total(sums[j]);
+
+            #[inline]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            unsafe fn fill($rows: &gemm::Rows, $first: usize, $n: usize, $u: &mut gemm::Unpacked, $strip: &mut gemm::Strip) {
+                // SAFETY: the caller's promise.
+                unsafe { $fill }
             }
         }
 
@@ -293,28 +317,46 @@ macro_rules! small {
     };
 }
 
-/// `dot` and `decode` of a type with blocks of 256, likewise.
+/// The same for a type with blocks of 256; `$group` values have one scale.
 macro_rules! large {
-    ($bytes:literal, $min:expr) => {
+    ($bytes:literal, $min:expr, $panel:expr, $group:literal) => {
+        x86::large!($bytes, $min, $panel, $group, gemm::one_large::<Type>, |rows, b, unpacked, strip| gemm::fill_large::<Type>(
+            rows, b, unpacked, strip
+        ));
+    };
+    ($bytes:literal, $min:expr, $panel:expr, $group:literal, turned) => {
+        x86::large!($bytes, $min, $panel, $group, gemm::one_large::<Type>, |rows, b, _u, strip| turned::fill_large::<Type>(rows, b, strip));
+        use $crate::kernels::quants::turned::{self, Eight, Head, Run};
+    };
+    ($bytes:literal, $min:expr, $panel:expr, $group:literal, $one:expr, |$rows:ident, $b:ident, $u:ident, $strip:ident| $fill:expr) => {
         pub(in $crate::kernels::quants) const MIN: $crate::kernels::quants::avx2::Min = $min;
 
-        pub const INTEGER: $crate::kernels::ops::Integer =
-            $crate::kernels::ops::Integer::Rows($crate::kernels::ops::Dots { one: dot, two: dot, four: dot, eight: dot });
+        pub const INTEGER: $crate::kernels::ops::Integer = $crate::kernels::ops::Integer::Tiles($one, passes::many_large::<Type>);
+        use $crate::kernels::quants::{
+            gemm::{self, Panel},
+            passes,
+        };
 
-        /// # Safety
-        /// The machine has AVX2, FMA and F16C; each activation row has as many values as the weight row.
-        #[target_feature(enable = "avx2,fma,f16c")]
-        pub unsafe fn dot<const N: usize>(row: &[u8], acts: &[$crate::kernels::blocks::QRow<'_>; N], out: &mut [f32; N]) {
-            let mut sums = [_mm256_setzero_ps(); N];
-            for (b, block) in row.as_chunks::<$bytes>().0.iter().enumerate() {
-                let w = unpack(block);
-                for j in 0..N {
-                    // SAFETY: activations have the row's blocks.
-                    unsafe { x86::step_large(&w, &acts[j], b, MIN, &mut sums[j]) };
-                }
+        struct Type;
+
+        impl gemm::LargeType for Type {
+            const BYTES: usize = $bytes;
+            const MIN: Min = $min;
+            const PANEL: Panel = $panel;
+            const GROUP: usize = $group;
+
+            #[inline]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            unsafe fn unpack(block: *const u8) -> x86::Large {
+                // SAFETY: there is a block.
+                unpack(unsafe { &*block.cast() })
             }
-            for j in 0..N {
-                out[j] = x86::total(sums[j]);
+
+            #[inline]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            unsafe fn fill($rows: &gemm::Rows, $b: usize, $u: &mut gemm::Unpacked, $strip: &mut gemm::Strip) {
+                // SAFETY: the caller's promise.
+                unsafe { $fill }
             }
         }
 

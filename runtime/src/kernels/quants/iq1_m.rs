@@ -15,7 +15,7 @@ pub mod avx2 {
     use crate::kernels::quants::points::ternary;
     use std::arch::x86_64::*;
 
-    x86::large!(56, Min::Signed);
+    x86::large!(56, Min::Signed, Panel::Words, 16);
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]

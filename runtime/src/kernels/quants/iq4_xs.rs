@@ -22,7 +22,58 @@ pub mod avx2 {
     use forebay_format::quant::iq4_nl::CODEBOOK;
     use std::arch::x86_64::*;
 
-    x86::large!(136, Min::Signed);
+    x86::large!(136, Min::Signed, Panel::Words, 32, turned);
+
+    impl turned::TurnedLarge for Type {
+        const RUNS: usize = 2;
+
+        #[inline(always)]
+        fn run(part: usize, i: usize) -> usize {
+            2 * part + i
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn head(rows: &Eight, at: usize) -> Head {
+            // SAFETY: a block is longer than sixteen bytes.
+            let [first, low, ..] = unsafe { gemm::turn(rows, at) };
+            let four = _mm256_set1_epi8(15);
+            let nibbles = [_mm256_and_si256(low, four), _mm256_and_si256(_mm256_srli_epi16::<4>(low), four)];
+            let zero = _mm256_setzero_si256();
+            let mut head = Head { scale: [zero; 16], min: [zero; 8], d: turned::halves_of::<false>(first), dmin: _mm256_setzero_ps() };
+            for g in 0..8 {
+                // Two bits of the upper word, to bits 5-4 of both words.
+                let high = _mm256_and_si256(_mm256_srl_epi32(first, _mm_cvtsi32_si128(16 + 2 * g as i32)), _mm256_set1_epi32(3));
+                let high = _mm256_or_si256(_mm256_slli_epi32::<4>(high), _mm256_slli_epi32::<20>(high));
+                let scale = _mm256_or_si256(turned::twice(nibbles[g % 2], g / 2), high);
+                head.scale[g] = _mm256_sub_epi16(scale, _mm256_set1_epi16(32));
+            }
+            head
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn part(rows: &Eight, at: usize, part: usize) -> [Run; 4] {
+            // SAFETY: 128 bytes of values.
+            let packed = unsafe { gemm::turn(rows, at + 8 + 16 * part) };
+            let look_up = |v| turned::look_up(&CODEBOOK, v);
+            let (low, high) = (look_up(turned::bits::<0>(packed, 15)), look_up(turned::bits::<4>(packed, 15)));
+            [low, high, low, high]
+        }
+    }
+
+    /// The eight scales, -32 to 31.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn scales(block: &[u8; 136]) -> __m128i {
+        let (low, four) = (_mm_cvtsi32_si128(x86::word(block, 4) as i32), _mm_set1_epi8(15));
+        let low = _mm_unpacklo_epi8(_mm_and_si128(low, four), _mm_and_si128(_mm_srli_epi16::<4>(low), four));
+        // Scale `j` has bits `2j + 1` and `2j` of the word: they are raised to the top and let down to 5-4.
+        let high = _mm_set1_epi16(i16::from_le_bytes([block[2], block[3]]));
+        let high = _mm_mullo_epi16(high, _mm_setr_epi16(1 << 14, 1 << 12, 1 << 10, 1 << 8, 1 << 6, 1 << 4, 1 << 2, 1));
+        let high = _mm_slli_epi16::<4>(_mm_srli_epi16::<14>(high));
+        _mm_sub_epi16(_mm_or_si128(_mm_cvtepu8_epi16(low), high), _mm_set1_epi16(32))
+    }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -31,12 +82,9 @@ pub mod avx2 {
         for (k, q) in q.iter_mut().enumerate() {
             *q = x86::look_up(&CODEBOOK, x86::nibbles(block, 8 + 16 * k));
         }
-        let scales = super::scales(block);
-        // SAFETY: eight values.
-        let scales = unsafe { _mm_loadu_si128(scales.as_ptr().cast()) };
         Large {
             q,
-            scale: _mm256_broadcastsi128_si256(scales),
+            scale: _mm256_broadcastsi128_si256(scales(block)),
             min: _mm256_setzero_si256(),
             d: x86::half(block, 0),
             dmin: _mm256_setzero_ps(),

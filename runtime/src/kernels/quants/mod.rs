@@ -8,6 +8,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod float;
+#[cfg(target_arch = "x86_64")]
+mod gemm;
 mod iq1_m;
 mod iq1_s;
 mod iq2_s;
@@ -19,6 +21,8 @@ mod iq4_nl;
 mod iq4_xs;
 mod mxfp4;
 mod nvfp4;
+#[cfg(target_arch = "x86_64")]
+mod passes;
 #[cfg(target_arch = "x86_64")]
 mod points;
 mod q2_k;
@@ -36,6 +40,8 @@ mod scalar;
 mod tile;
 mod tq1_0;
 mod tq2_0;
+#[cfg(target_arch = "x86_64")]
+mod turned;
 
 use super::ops::{Integer, TypeOps};
 use forebay_format::QuantType;

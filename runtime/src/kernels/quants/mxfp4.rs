@@ -14,7 +14,41 @@ pub mod avx2 {
     use forebay_format::quant::mxfp4::{LEVELS, half_scale};
     use std::arch::x86_64::*;
 
-    x86::small!(17, Min::Signed);
+    x86::small!(17, Min::Signed, Panel::Bytes(4), 12, turned);
+
+    impl turned::TurnedSmall for Type {
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn scale(rows: &Eight, at: usize) -> __m256 {
+            // SAFETY: the caller's promise.
+            let exponent = |r: usize| unsafe { i32::from(*rows[r].add(at)) };
+            let low = _mm_setr_epi32(exponent(0), exponent(1), exponent(2), exponent(3));
+            let high = _mm_setr_epi32(exponent(4), exponent(5), exponent(6), exponent(7));
+            let e = _mm256_set_m128i(high, low);
+            // As `half_scale`: the two smallest are subnormal.
+            let normal = _mm256_slli_epi32::<23>(_mm256_sub_epi32(e, _mm256_set1_epi32(1)));
+            let small = _mm256_sllv_epi32(_mm256_set1_epi32(0x0020_0000), e);
+            let is_normal = _mm256_cmpgt_epi32(e, _mm256_set1_epi32(1));
+            _mm256_castsi256_ps(_mm256_blendv_epi8(small, normal, is_normal))
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn values(rows: &Eight, at: usize) -> [Run; 2] {
+            const UNSIGNED: [i8; 16] = {
+                let mut levels = LEVELS;
+                let mut i = 0;
+                while i < 16 {
+                    levels[i] += 12;
+                    i += 1;
+                }
+                levels
+            };
+            // SAFETY: sixteen bytes of values.
+            let packed = unsafe { gemm::turn(rows, at + 1) };
+            [turned::look_up(&UNSIGNED, turned::bits::<0>(packed, 15)), turned::look_up(&UNSIGNED, turned::bits::<4>(packed, 15))]
+        }
+    }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]

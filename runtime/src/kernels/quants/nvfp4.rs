@@ -75,6 +75,20 @@ pub mod avx2 {
         Small { q: x86::look_up(&LEVELS, index), d, m: _mm256_setzero_ps() }
     }
 
+    /// Adds the product of block `b` to the sums of one activation row.
+    ///
+    /// # Safety
+    /// The row has a block `b` of 32.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn step(w: &Small, a: &QRow<'_>, b: usize, sums: &mut __m256) {
+        debug_assert!(b < a.d.len() && a.q.len() >= 32 * (b + 1));
+        // SAFETY: the caller has checked `b`.
+        let (q, d) = unsafe { (_mm256_loadu_si256(a.q.as_ptr().add(32 * b).cast()), _mm256_set1_ps(*a.d.get_unchecked(b))) };
+        let products = x86::products_small(w, q, Min::Signed);
+        *sums = _mm256_fmadd_ps(_mm256_mul_ps(w.d, d), _mm256_cvtepi32_ps(products), *sums);
+    }
+
     /// # Safety
     /// The machine has AVX2, FMA and F16C; each activation row has as many values as the weight row.
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -85,7 +99,7 @@ pub mod avx2 {
                 let w = unpack(block, h);
                 for j in 0..N {
                     // SAFETY: activations have the row's values, two blocks of 32 for each of its blocks.
-                    unsafe { x86::step_small(&w, &acts[j], 2 * b + h, Min::Signed, &mut sums[j]) };
+                    unsafe { step(&w, &acts[j], 2 * b + h, &mut sums[j]) };
                 }
             }
         }

@@ -107,7 +107,7 @@ macro_rules! kernels {
             use crate::kernels::quants::points;
             use std::arch::x86_64::*;
 
-            x86::large!($bytes, Min::Signed);
+            x86::large!($bytes, Min::Signed, Panel::Words, 16);
 
             #[inline]
             #[target_feature(enable = "avx2,fma,f16c")]

@@ -18,7 +18,7 @@ pub mod avx2 {
     use crate::kernels::quants::avx2::{self as x86, Large, Min};
     use std::arch::x86_64::*;
 
-    x86::large!(84, Min::Float);
+    x86::large!(84, Min::Float, Panel::Bytes(4), 16);
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]

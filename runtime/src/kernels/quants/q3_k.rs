@@ -26,7 +26,7 @@ pub mod avx2 {
     use crate::kernels::quants::avx2::{self as x86, Large, Min};
     use std::arch::x86_64::*;
 
-    x86::large!(110, Min::Offset(4));
+    x86::large!(110, Min::Offset(4), Panel::Bytes(4), 16);
 
     /// The sixteen scales as bytes.
     #[inline]

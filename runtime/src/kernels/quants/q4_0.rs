@@ -12,7 +12,24 @@ pub mod avx2 {
     use crate::kernels::quants::avx2::{self as x86, Min, Small};
     use std::arch::x86_64::*;
 
-    x86::small!(18, Min::Signed);
+    x86::small!(18, Min::Signed, Panel::Bytes(8), 8, turned);
+
+    impl turned::TurnedSmall for Type {
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn scale(rows: &Eight, at: usize) -> __m256 {
+            // SAFETY: the caller's promise.
+            unsafe { turned::halves_at(rows, at) }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn values(rows: &Eight, at: usize) -> [Run; 2] {
+            // SAFETY: sixteen bytes of values.
+            let packed = unsafe { gemm::turn(rows, at + 2) };
+            [turned::bits::<0>(packed, 15), turned::bits::<4>(packed, 15)]
+        }
+    }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]

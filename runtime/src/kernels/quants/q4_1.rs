@@ -10,9 +10,8 @@ plain::kernels!(dot_small, Q4_1, super::unpack);
 #[cfg(target_arch = "x86_64")]
 pub mod avx2 {
     use crate::kernels::quants::avx2::{self as x86, Min, Small};
-    use std::arch::x86_64::*;
 
-    x86::small!(20, Min::Float);
+    x86::small!(20, Min::Float, Panel::Bytes(8), 0);
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]

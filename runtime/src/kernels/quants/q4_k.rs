@@ -19,7 +19,32 @@ pub mod avx2 {
     use crate::kernels::quants::avx2::{self as x86, Large, Min};
     use std::arch::x86_64::*;
 
-    x86::large!(144, Min::Float);
+    x86::large!(144, Min::Float, Panel::Bytes(8), 32, turned);
+
+    impl turned::TurnedLarge for Type {
+        const RUNS: usize = 2;
+
+        #[inline(always)]
+        fn run(part: usize, i: usize) -> usize {
+            4 * (part / 2) + part % 2 + 2 * i
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn head(rows: &Eight, at: usize) -> Head {
+            // SAFETY: the caller's promise.
+            unsafe { turned::scales_mins(rows, at) }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn part(rows: &Eight, at: usize, part: usize) -> [Run; 4] {
+            // SAFETY: 128 bytes of values.
+            let packed = unsafe { gemm::turn(rows, at + 16 + 16 * part) };
+            let (low, high) = (turned::bits::<0>(packed, 15), turned::bits::<4>(packed, 15));
+            [low, high, low, high]
+        }
+    }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]

@@ -13,7 +13,7 @@ pub mod avx2 {
     use crate::kernels::quants::avx2::{self as x86, Min, Small};
     use std::arch::x86_64::*;
 
-    x86::small!(24, Min::Float);
+    x86::small!(24, Min::Float, Panel::Bytes(4), 0);
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]

@@ -18,7 +18,38 @@ pub mod avx2 {
     use crate::kernels::quants::avx2::{self as x86, Large, Min};
     use std::arch::x86_64::*;
 
-    x86::large!(176, Min::Float);
+    x86::large!(176, Min::Float, Panel::Bytes(4), 32, turned);
+
+    impl turned::TurnedLarge for Type {
+        const RUNS: usize = 2;
+
+        #[inline(always)]
+        fn run(part: usize, i: usize) -> usize {
+            4 * (part / 2) + part % 2 + 2 * i
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn head(rows: &Eight, at: usize) -> Head {
+            // SAFETY: the caller's promise.
+            unsafe { turned::scales_mins(rows, at) }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn part(rows: &Eight, at: usize, part: usize) -> [Run; 4] {
+            // SAFETY: 32 bytes of fifth bits, then 128 of the others.
+            let (mut fifth, packed) = unsafe { (gemm::turn(rows, at + 16 + 16 * (part % 2)), gemm::turn(rows, at + 48 + 16 * part)) };
+            let (mut low, mut high) = (turned::bits::<0>(packed, 15), turned::bits::<4>(packed, 15));
+            let (sixteen, down) = (_mm256_set1_epi8(16), _mm_cvtsi32_si128(2 * (part / 2) as i32));
+            for i in 0..4 {
+                fifth[i] = _mm256_srl_epi16(fifth[i], down);
+                low[i] = _mm256_or_si256(low[i], _mm256_and_si256(_mm256_slli_epi16::<4>(fifth[i]), sixteen));
+                high[i] = _mm256_or_si256(high[i], _mm256_and_si256(_mm256_slli_epi16::<3>(fifth[i]), sixteen));
+            }
+            [low, high, low, high]
+        }
+    }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]

@@ -23,7 +23,47 @@ pub mod avx2 {
     use crate::kernels::quants::avx2::{self as x86, Large, Min};
     use std::arch::x86_64::*;
 
-    x86::large!(210, Min::Offset(32));
+    x86::large!(210, Min::Offset(32), Panel::Bytes(2), 16, turned);
+
+    impl turned::TurnedLarge for Type {
+        const RUNS: usize = 4;
+
+        #[inline(always)]
+        fn run(part: usize, i: usize) -> usize {
+            8 * (part / 2) + part % 2 + 2 * i
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn head(rows: &Eight, at: usize) -> Head {
+            // SAFETY: the last two bytes of a block are `d`, the sixteen before them the scales.
+            unsafe {
+                let [.., last] = gemm::turn(rows, at + 194);
+                turned::signed_scales::<5>(rows, at + 192, turned::halves_of::<true>(last))
+            }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn part(rows: &Eight, at: usize, part: usize) -> [Run; 4] {
+            let (half, at) = (part / 2, at + 16 * (part % 2));
+            // SAFETY: 128 bytes of low bits, then 64 of the high ones.
+            let (first, second, high) = unsafe {
+                let low = at + 64 * half;
+                (gemm::turn(rows, low), gemm::turn(rows, low + 32), gemm::turn(rows, at + 128 + 32 * half))
+            };
+            let mut out =
+                [turned::bits::<0>(first, 15), turned::bits::<0>(second, 15), turned::bits::<4>(first, 15), turned::bits::<4>(second, 15)];
+            let two = _mm256_set1_epi8(0x30);
+            for i in 0..4 {
+                let raised = [_mm256_slli_epi16::<4>(high[i]), _mm256_slli_epi16::<2>(high[i]), high[i], _mm256_srli_epi16::<2>(high[i])];
+                for (out, raised) in out.iter_mut().zip(raised) {
+                    out[i] = _mm256_or_si256(out[i], _mm256_and_si256(raised, two));
+                }
+            }
+            out
+        }
+    }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]

@@ -12,7 +12,23 @@ pub mod avx2 {
     use crate::kernels::quants::avx2::{self as x86, Min, Small};
     use std::arch::x86_64::*;
 
-    x86::small!(34, Min::Signed);
+    x86::small!(34, Min::Signed, Panel::Words, 0, turned many);
+
+    impl turned::TurnedSmall for Type {
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn scale(rows: &Eight, at: usize) -> __m256 {
+            // SAFETY: the caller's promise.
+            unsafe { turned::halves_at(rows, at) }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn values(rows: &Eight, at: usize) -> [Run; 2] {
+            // SAFETY: 32 bytes of values.
+            unsafe { [gemm::turn(rows, at + 2), gemm::turn(rows, at + 18)] }
+        }
+    }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]

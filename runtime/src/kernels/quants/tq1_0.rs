@@ -13,7 +13,7 @@ pub mod avx2 {
     use crate::kernels::quants::avx2::{self as x86, Large, Min};
     use std::arch::x86_64::*;
 
-    x86::large!(54, Min::Offset(1));
+    x86::large!(54, Min::Offset(1), Panel::Bytes(4), 16);
 
     /// Three times each byte, the rest of 256.
     #[inline]

@@ -13,7 +13,7 @@ pub mod avx2 {
     use crate::kernels::quants::avx2::{self as x86, Large, Min};
     use std::arch::x86_64::*;
 
-    x86::large!(66, Min::Offset(1));
+    x86::large!(66, Min::Offset(1), Panel::Bytes(4), 16);
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
