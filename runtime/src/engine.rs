@@ -230,6 +230,11 @@ impl Engine {
         Ok(())
     }
 
+    /// Sums of what is read are checked (always, unless this was called) or not. For a benchmark that tells what checking costs.
+    pub fn check_sums(&mut self, on: bool) {
+        self.store.check_sums(on);
+    }
+
     /// Empties the window and forgets what its policy has learned, so that the next step starts cold.
     ///
     /// # Errors

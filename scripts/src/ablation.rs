@@ -3,13 +3,14 @@
 use crate::measure::{self, median, spread};
 use anyhow::{Context, Result, bail};
 
-/// By their names on the command line; each does one thing more than the one before.
-const SCHEDULES: [(&str, &str); 5] = [
-    ("turns", "each miss read whole, one after the other, then computed"),
-    ("queued", "all misses of a layer queued at once"),
-    ("arrival", "shared expert and hits computed meanwhile, misses as they arrive, whole"),
-    ("slices", "misses slice by slice"),
-    ("ahead", "the next layers read ahead"),
+/// Flags of `bench`, and what they say; each does one thing more than the one before, but for the last.
+const SCHEDULES: [(&[&str], &str); 6] = [
+    (&["--schedule", "turns"], "each miss read whole, one after the other, then computed"),
+    (&["--schedule", "queued"], "all misses of a layer queued at once"),
+    (&["--schedule", "arrival"], "shared expert and hits computed meanwhile, misses as they arrive, whole"),
+    (&["--schedule", "slices"], "misses slice by slice"),
+    (&["--schedule", "ahead"], "the next layers read ahead"),
+    (&["--no-sums"], "the same, sums not checked"),
 ];
 
 /// `PACK [--limit 4G] [--tokens 32] [--runs 3]`
@@ -30,8 +31,8 @@ pub fn run(arguments: &[String]) -> Result<()> {
     measure::build()?;
     let mut found = SCHEDULES.map(|_| [vec![], vec![], vec![]]);
     for _ in 0..runs {
-        for ((name, _), [speed, stall, efficiency]) in SCHEDULES.iter().zip(&mut found) {
-            let run = measure::forebay(&pack, &limit, &["-p", "0", "-n", &tokens, "--schedule", name])?;
+        for ((flags, _), [speed, stall, efficiency]) in SCHEDULES.iter().zip(&mut found) {
+            let run = measure::forebay(&pack, &limit, &[&["-p", "0", "-n", &tokens], *flags].concat())?;
             let keep = |list: &mut Vec<f64>, key: &str| list.extend(run.number(&format!("/median/warm/{key}")));
             keep(speed, "tokens_per_second");
             keep(stall, "stall_seconds");
@@ -41,11 +42,11 @@ pub fn run(arguments: &[String]) -> Result<()> {
     println!("Medians of {runs}, {tokens} tokens after 32, limit {limit}.\n");
     println!("| schedule | tokens/s | over the one before | seconds waiting | efficiency |\n|---|---|---|---|---|");
     let mut before = None;
-    for ((name, text), [speed, stall, efficiency]) in SCHEDULES.iter().zip(found) {
+    for ((flags, text), [speed, stall, efficiency]) in SCHEDULES.iter().zip(found) {
         let middle = median(speed.clone());
         let gain = middle.zip(before).map_or("".into(), |(now, before): (f64, f64)| format!("{:.2}x", now / before));
         before = middle;
-        println!("| `{name}`: {text} | {} | {gain} | {} | {} |", spread(speed), spread(stall), spread(efficiency));
+        println!("| `{}`: {text} | {} | {gain} | {} | {} |", flags.join(" "), spread(speed), spread(stall), spread(efficiency));
     }
     Ok(())
 }

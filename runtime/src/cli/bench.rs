@@ -47,6 +47,9 @@ pub(super) struct Arguments {
     /// How reading and computing share time: what the product does, or a simpler way to compare with
     #[arg(long, value_enum, default_value_t = How::Ahead)]
     schedule: How,
+    /// Do not check the sums of what is read: what checking costs
+    #[arg(long)]
+    no_sums: bool,
     #[command(flatten)]
     engine: engine::Flags,
     /// A table, or one JSON object
@@ -94,6 +97,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let context = u32::try_from(work.context()).unwrap_or(u32::MAX);
     let mut engine = arguments.engine.open(&arguments.file, Some(context), &interrupt.cancel)?;
     engine.set_schedule(arguments.schedule.into());
+    engine.check_sums(!arguments.no_sums);
     for number in 1..=arguments.runs {
         let title = format!("run {number} of {}", arguments.runs);
         let mut bench = Bench { engine: &mut engine, title, interrupt: &interrupt, trace: trace.as_ref().filter(|_| number == 1) };

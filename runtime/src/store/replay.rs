@@ -124,9 +124,9 @@ impl Store {
         self.clear_window(pool)?;
         let before = self.io.queue.stats().bytes;
         let start = Instant::now();
-        self.io.check = false;
+        let check = std::mem::replace(&mut self.io.check, false);
         let result = log.batches().try_for_each(|batch| self.replay_batch(batch, pool));
-        self.io.check = true;
+        self.io.check = check;
         result?;
         Ok((start.elapsed(), self.io.queue.stats().bytes - before))
     }

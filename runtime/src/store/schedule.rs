@@ -41,6 +41,11 @@ impl Store {
         self.set_pace(pace_for(schedule, choose(&self.curve)));
     }
 
+    /// Sums of experts and layers are checked from here on, or not. For benchmarks: what comes of bytes that were not checked is worth nothing.
+    pub fn check_sums(&mut self, on: bool) {
+        self.io.check = on;
+    }
+
     /// Waits for everything that was requested, if the schedule reads and computes in turns.
     ///
     /// # Errors
