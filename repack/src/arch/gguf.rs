@@ -122,6 +122,12 @@ fn factors(checkpoint: &Checkpoint, dim: u32) -> Result<Option<Vec<f32>>> {
     if dim > 1 << 16 {
         return Err(malformed(&file.path, format!("{ROPE_FREQS} has {pairs} values, too many")));
     }
+    if tensor.range.end > file.fingerprint.bytes {
+        return Err(malformed(
+            &file.path,
+            format!("{ROPE_FREQS} is not there: the first {} bytes of the file are needed", tensor.range.end),
+        ));
+    }
     let mut bytes = vec![0u8; dim as usize / 2 * 4];
     Reader::open(checkpoint)?.read_exact_at(tensor, 0, &mut bytes)?;
     let values = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));

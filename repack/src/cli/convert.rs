@@ -55,7 +55,7 @@ pub struct Args {
 pub fn run(args: &Args, cancel: &AtomicBool) -> Result<()> {
     let start = Instant::now();
     let quantize = Quantize::from_name(&args.quantize).ok_or_else(|| Error::Usage(format!("unknown type {}", args.quantize)))?;
-    let checkpoint = source::open(&args.source)?;
+    let checkpoint = if args.outline { source::open_header(&args.source)? } else { source::open(&args.source)? };
     let binding = arch::bind(&checkpoint)?;
     let neurons = if args.neurons == "auto" { Neurons::Auto } else { Neurons::Off };
     let plan = Plan::with(&checkpoint, &binding, Choices { quantize, neurons, copies: 1 })?;

@@ -19,6 +19,8 @@ pub(super) struct Opened {
     pub resolved: PathBuf,
     /// Identity when it was opened.
     pub fingerprint: Fingerprint,
+    /// Only what the header says is of interest: what it describes need not be there.
+    pub header_only: bool,
 }
 
 impl Opened {
@@ -87,7 +89,7 @@ pub(super) fn open_resolved(resolved: &Path, shown: &Path) -> Result<Opened> {
     let file = File::from(descriptor);
     let meta = file.metadata().map_err(|e| io_error(shown, "looking at the open file", e))?;
     refuse_irregular(&meta, shown)?;
-    Ok(Opened { file, shown: shown.to_path_buf(), resolved: resolved.to_path_buf(), fingerprint: fingerprint(&meta) })
+    Ok(Opened { file, shown: shown.to_path_buf(), resolved: resolved.to_path_buf(), fingerprint: fingerprint(&meta), header_only: false })
 }
 
 fn refuse_irregular(meta: &Metadata, shown: &Path) -> Result<()> {

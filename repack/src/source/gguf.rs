@@ -264,13 +264,13 @@ fn dtype(opened: &Opened, what: &str, id: u32) -> Result<Dtype> {
     Ok(Dtype::Other { name: known.name(), block_len, block_bytes })
 }
 
-/// Makes ranges relative to the file and checks that they lie in it and apart.
+/// Makes ranges relative to the file and checks that they lie in it (unless only its header is there) and apart.
 fn place(opened: &Opened, tensors: &mut [Tensor], header: u64, alignment: u64) -> Result<()> {
     // No overflow: the header is at most 256 MiB.
     let data = header.next_multiple_of(alignment);
     for tensor in tensors.iter_mut() {
         let range = tensor.range.start.checked_add(data).zip(tensor.range.end.checked_add(data));
-        let Some((start, end)) = range.filter(|&(_, end)| end <= opened.len()) else {
+        let Some((start, end)) = range.filter(|&(_, end)| opened.header_only || end <= opened.len()) else {
             let why = format!(
                 "tensor {} is at data offsets {}..{}, but the file has {} bytes of data: the download is incomplete",
                 quoted(&tensor.name),

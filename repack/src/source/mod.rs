@@ -216,6 +216,18 @@ const MAX_TENSORS: usize = 500_000;
 /// [`Error::Source`] if the files are not there or not what their names say, [`Error::Malformed`] if their content is damaged,
 /// [`Error::Unsupported`] if it is of a kind that this program does not read, [`Error::Io`] if the system refuses.
 pub fn open(path: &Path) -> Result<Checkpoint> {
+    open_as(path, false)
+}
+
+/// As [`open`], for planning: of a GGUF file the beginning is enough, as far as its header goes. Reading weights may fail then.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_header(path: &Path) -> Result<Checkpoint> {
+    open_as(path, true)
+}
+
+fn open_as(path: &Path, header_only: bool) -> Result<Checkpoint> {
     let meta = std::fs::metadata(path).map_err(|e| not_found(path, e))?;
     if meta.is_dir() {
         return huggingface::open_dir(path, path);
@@ -228,7 +240,7 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
         return huggingface::open_file(path, dir, name);
     }
     let resolved = std::fs::canonicalize(path).map_err(|e| file::io_error(path, "resolving the path", e))?;
-    let opened = file::open_resolved(&resolved, path)?;
+    let opened = file::Opened { header_only, ..file::open_resolved(&resolved, path)? };
     let mut head = [0u8; 32];
     let length = usize::try_from(opened.len()).unwrap_or(usize::MAX).min(head.len());
     let head = head.get_mut(..length).unwrap_or_default();
