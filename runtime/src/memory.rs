@@ -37,9 +37,7 @@ impl RamLimit {
 
 /// 75% of what is free: available RAM, or what the control group leaves if that is less.
 pub fn default_limit() -> u64 {
-    let memory = Memory::now();
-    let free = memory.available.min(memory.group_limit.saturating_sub(memory.group_usage));
-    free / 100 * DEFAULT_PERCENT
+    Memory::now().free() / 100 * DEFAULT_PERCENT
 }
 
 /// Reads a size: `8G`, `8GiB`, `512M`, `1.5G`, `75%`, or plain bytes. K, M, G and T are powers of 1024 whether written `G`, `GB` or `GiB`,
@@ -112,6 +110,21 @@ impl Memory {
     /// RAM that this process may ever use.
     pub fn total(&self) -> u64 {
         self.installed.min(self.group_limit)
+    }
+
+    /// RAM that can be had now.
+    fn free(&self) -> u64 {
+        self.available.min(self.group_left())
+    }
+
+    /// What the control group leaves; `u64::MAX` without a limit.
+    fn group_left(&self) -> u64 {
+        if self.group_limit == u64::MAX { u64::MAX } else { self.group_limit.saturating_sub(self.group_usage) }
+    }
+
+    /// The control group leaves less than the machine has.
+    pub fn is_grouped(&self) -> bool {
+        self.group_left() < self.available
     }
 
     /// Reads `proc` and `sys` under `root`, so that a test can bring its own.
@@ -218,7 +231,7 @@ mod tests {
     fn no_group() {
         let m = Memory::under(root(&[MEMINFO]).path());
         assert_eq!(m, Memory { installed: 1_024_000, available: 819_200, group_limit: u64::MAX, group_usage: 0 });
-        assert_eq!(m.total(), 1_024_000);
+        assert_eq!((m.total(), m.free(), m.is_grouped()), (1_024_000, 819_200, false));
     }
 
     #[test]
@@ -235,6 +248,7 @@ mod tests {
             .path(),
         );
         assert_eq!((m.group_limit, m.group_usage, m.total()), (500_000, 200_000, 500_000));
+        assert_eq!((m.free(), m.is_grouped()), (300_000, true));
     }
 
     #[test]

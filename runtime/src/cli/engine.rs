@@ -5,7 +5,7 @@ use crate::engine::{Engine, Options};
 use crate::io::IoBackend;
 use crate::kernels::ActivationMode;
 use crate::kv::KvType;
-use crate::memory::{RamLimit, default_limit, parse_ram, show_bytes};
+use crate::memory::{Memory, RamLimit, default_limit, parse_ram, show_bytes};
 use clap::ValueEnum;
 use std::path::Path;
 use std::sync::Arc;
@@ -75,14 +75,19 @@ impl Flags {
         let ram = picked.map_or(self.ram.unwrap_or_default(), RamLimit::Bytes);
         let engine = Engine::open(file, &self.options(ram, self.activations, context, cancel))?;
         if let Some(limit) = picked {
+            let stats = engine.stats();
+            let pace = stats.pace;
             eprintln!(
-                "RAM limit {} (75% of what is free now; --ram sets another) · {} threads ({}) · context {} ({}) · prompt steps of {}",
+                "RAM limit {} (75% of what {}; --ram sets another) · {} threads ({}) · context {} ({}) · prompt steps of {} · {} in flight ({})",
                 show_bytes(limit),
+                if Memory::now().is_grouped() { "the control group leaves" } else { "is free now" },
                 engine.threads(),
                 if self.threads.is_some() { "-t" } else { "physical cores; -t sets another number" },
                 engine.context(),
                 if context.is_some() { "as asked" } else { "-c sets another" },
-                engine.chunk()
+                engine.chunk(),
+                show_bytes(pace.in_flight as u64),
+                if stats.curve.is_empty() { "too little to read to measure the disk" } else { "the least that this disk needs" },
             );
         }
         if let Some(line) = report::made_up_line(engine.manifest()) {

@@ -2,7 +2,7 @@
 
 use super::{Failure, Outcome, answer, answer_json, engine, files, report};
 use crate::bench::trace::Trace;
-use crate::disk::Target;
+use crate::disk::{Target, Twice};
 use crate::engine::{Options, planned};
 use crate::error::{Error, Result};
 use crate::io::IoBackend;
@@ -10,24 +10,31 @@ use crate::kernels::ActivationMode;
 use crate::memory::{RamLimit, default_limit, parse_ram, show_bytes};
 use crate::pack::Pack;
 use crate::plot::{Chart, Line, svg};
+use crate::predict::compute::{Compute, Timed};
+use crate::predict::drive::Drive;
 use crate::predict::hits::HitCurve;
-use crate::predict::speeds::Speeds;
-use crate::predict::{Prediction, Predictor, Three, UNHIDDEN, Work};
+use crate::predict::{Prediction, Predictor, Speeds, Three, UNHIDDEN, Work};
 use crate::threads::default_threads;
 use forebay_format::layout::MAGIC;
 use serde_json::{Value, json};
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Bytes of the file that stands for a pack which is not there yet.
 const PROBE_BYTES: u64 = 256 << 20;
+/// A disk that is this much faster the second time has a cache.
+const CACHED: f64 = 1.3;
+/// Bytes of weights in fewer bits, as a share.
+const LIGHTER: f64 = 0.75;
+/// Bits below which no type is advised.
+const FEWEST_BITS: f64 = 3.5;
 /// Points of the curve of speed against memory.
 const POINTS: u32 = 24;
 
 /// Say whether a model fits, and how fast it will be, before anything is loaded or even downloaded
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// Pack, checkpoint (a directory or a GGUF file), or only a config.json
+    /// Pack, checkpoint (a directory or a GGUF file, of which the beginning is enough), or only a config.json
     file: PathBuf,
     /// Limit on all memory: 8G, 512M, 75% of RAM [default: 75% of what is free]
     #[arg(long, value_name = "SIZE", value_parser = ram)]
@@ -50,6 +57,9 @@ pub(super) struct Arguments {
     /// Tokens of the prompt whose speed is predicted
     #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = engine::tokens)]
     prompt: u32,
+    /// Predict decoding after so many tokens from an empty window [default: when the window has settled]
+    #[arg(long, value_name = "N", value_parser = engine::tokens)]
+    after: Option<u32>,
     /// Hit rates from this trace of forebay bench --trace instead of published curves
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
@@ -81,7 +91,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let limit = if limit == RamLimit::Auto { default_limit() } else { limit.resolve() };
     let work = Work::new(&pack.manifest, &pack.index);
     let speeds = speeds(arguments, &pack, is_pack, &work)?;
-    let hits = hits(arguments, &pack)?;
+    let hits = hits(arguments, &pack, &work)?;
     let predictor = Predictor { work: &work, speeds: &speeds, hits: &hits };
     let forecast = Forecast { arguments, pack: &pack, limit, predictor };
     let most = Options { ram: RamLimit::Bytes(1 << 50), ..forecast.options(0) };
@@ -117,14 +127,15 @@ fn open(arguments: &Arguments) -> Outcome<(Pack, bool)> {
         return Ok((pack, !outline));
     }
     let outline = std::env::temp_dir().join(format!("forebay-plan-{}.fby", std::process::id()));
-    let name = arguments.file.to_string_lossy();
+    let source = configuration(&arguments.file).unwrap_or_else(|| arguments.file.clone());
+    let name = source.to_string_lossy();
     let is_config = name.ends_with(".json") && !name.ends_with(".index.json");
     let command = if is_config { "synth" } else { "convert" };
     let quantize = arguments.quantize.as_deref().unwrap_or(if is_config { "q4_k" } else { "keep" });
     let program = super::sibling();
     let output = std::process::Command::new(&program)
         .arg(command)
-        .arg(&arguments.file)
+        .arg(&source)
         .arg("-o")
         .arg(&outline)
         .args(["--outline", "--quantize", quantize])
@@ -142,39 +153,49 @@ fn open(arguments: &Arguments) -> Outcome<(Pack, bool)> {
     }
 }
 
+/// The configuration of a model directory without weights.
+fn configuration(dir: &Path) -> Option<PathBuf> {
+    let config = dir.join("config.json");
+    let weights = |entry: std::io::Result<std::fs::DirEntry>| {
+        let name = entry.map(|e| e.file_name().to_string_lossy().into_owned()).unwrap_or_default();
+        name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json") || name.ends_with(".gguf")
+    };
+    let bare = config.is_file() && !std::fs::read_dir(dir).ok()?.any(weights);
+    bare.then_some(config)
+}
+
 fn speeds(arguments: &Arguments, pack: &Pack, is_pack: bool, work: &Work) -> Result<Speeds> {
     let threads = arguments.threads.map_or_else(default_threads, |n| n as usize);
-    let mut speeds = match arguments.assume_disk {
+    let drive = match arguments.assume_disk {
         // The disk does not matter then, and may not even be there.
-        Some(disk) => {
-            let mut speeds = Speeds::assumed(work, disk * 1e9, 1.0, 1.0);
-            (speeds.weights, speeds.macs) = crate::predict::speeds::kernels(work.main_type, threads, ActivationMode::Int8);
-            speeds
-        }
+        Some(disk) => Drive::assumed(disk * 1e9),
         None => {
             let target = if is_pack {
                 Target::of_pack(pack, IoBackend::Auto)
             } else {
                 Target::temporary(&arguments.disk, PROBE_BYTES, &mut |_| {})?
             };
-            Speeds::measure(work, &target, threads, ActivationMode::Int8)?
+            Drive::measure(work, &target)?
         }
     };
-    if let Some(weights) = arguments.assume_kernels {
-        // Prompts get faster with the number of cores, as weights do until the memory is saturated.
-        speeds.macs *= weights * 1e9 / speeds.weights;
-        speeds.weights = weights * 1e9;
-    }
-    Ok(speeds)
+    let no_memory = |error: std::io::Error| Error::Budget(format!("cannot map memory to measure kernels with: {error}"));
+    let compute = Compute::measure(work, threads, ActivationMode::Int8).map_err(no_memory)?;
+    let compute = match arguments.assume_kernels {
+        Some(weights) => compute.assuming(work, weights * 1e9),
+        None => compute,
+    };
+    Ok(Speeds { compute, drive })
 }
 
-fn hits(arguments: &Arguments, pack: &Pack) -> Result<HitCurve> {
+fn hits(arguments: &Arguments, pack: &Pack, work: &Work) -> Result<HitCurve> {
     let skew = || pack.manifest.provenance.notes.get("synthetic")?.split("skew ").nth(1)?.parse::<f64>().ok();
     match &arguments.trace {
         Some(path) => Ok(HitCurve::replayed(&Trace::read(path)?, &files::name(path))),
         // A configuration stands for a trained model; a made-up pack for itself.
         None => match skew().filter(|_| !pack.manifest.provenance.notes.contains_key("outline")) {
-            Some(skew) => Ok(HitCurve::synthetic(skew)),
+            Some(skew) => {
+                Ok(work.main_experts().map_or_else(HitCurve::trained, |e| HitCurve::synthetic(e.count, e.top_k, skew, arguments.after)))
+            }
             None => Ok(HitCurve::trained()),
         },
     }
@@ -209,33 +230,46 @@ impl Forecast<'_> {
 
     fn at(&self, limit: u64) -> Result<Outlook> {
         let (context, chunk, plan) = planned(self.pack, &self.options(limit))?;
-        let (decode, prompt) = (self.predictor.decode(&plan), self.predictor.prompt(&plan, self.arguments.prompt, chunk));
+        let (decode, prompt) = (self.decode(&self.predictor, &plan), self.predictor.prompt(&plan, self.arguments.prompt, chunk));
         Ok(Outlook { limit, context, chunk, plan, decode, prompt })
     }
 
+    /// Tokens behind the prompt.
+    fn decode(&self, predictor: &Predictor<'_>, plan: &crate::budget::MemoryPlan) -> Prediction {
+        predictor.decode(plan, self.arguments.prompt, self.arguments.after)
+    }
+
     /// From the floor to what holds everything, and a little further.
-    fn curve(&self, floor: u64) -> Vec<Outlook> {
+    fn curve(&self, floor: u64) -> Vec<(u64, Prediction)> {
         let work = self.predictor.work;
         // The floor has room for what is neither trunk nor experts, and for some of those.
         let all = floor.saturating_add(work.trunk_bytes).saturating_add(work.experts_bytes);
         let step = (all - floor) / u64::from(POINTS).max(1);
-        (0..=u64::from(POINTS)).filter_map(|i| self.at(floor + i * step).ok()).collect()
+        (0..=u64::from(POINTS)).map(|i| floor + i * step).filter_map(|limit| Some((limit, self.decode_at(limit).ok()?))).collect()
+    }
+
+    /// Decoding at a limit.
+    fn decode_at(&self, limit: u64) -> Result<Prediction> {
+        let (_, _, plan) = planned(self.pack, &self.options(limit))?;
+        Ok(self.decode(&self.predictor, &plan))
     }
 
     /// What each change alone would make of the tokens a second, the best first.
     fn changes(&self, now: &Outlook) -> Vec<(&'static str, f64)> {
         let p = &self.predictor;
         let mut changes = Vec::new();
-        if let Ok(more) = self.at(now.limit.saturating_mul(3) / 2) {
-            changes.push(("half as much memory again", more.decode.rate.expected));
+        if let Ok(more) = self.decode_at(now.limit.saturating_mul(3) / 2) {
+            changes.push(("half as much memory again", more.rate.expected));
         }
-        let mut disk = p.speeds.clone();
-        disk.curve.iter_mut().for_each(|c| c.speed *= 2.0);
-        disk.sequential *= 2.0;
-        changes.push(("a disk twice as fast", Predictor { speeds: &disk, ..*p }.decode(&now.plan).rate.expected));
-        let mut kernels = p.speeds.clone();
-        kernels.weights *= 2.0;
-        changes.push(("twice the cores and memory bandwidth", Predictor { speeds: &kernels, ..*p }.decode(&now.plan).rate.expected));
+        let with = |speeds: &Speeds| self.decode(&Predictor { speeds, ..*p }, &now.plan).rate.expected;
+        let Speeds { compute, drive } = p.speeds;
+        changes.push(("a disk twice as fast", with(&Speeds { drive: drive.faster(2.0), compute: compute.clone() })));
+        changes.push(("twice the cores and memory bandwidth", with(&Speeds { compute: compute.faster(2.0), drive: drive.clone() })));
+        let main = p.work.main_type;
+        if main.block_bytes() as f64 * 8.0 > FEWEST_BITS * main.block_len() as f64 {
+            changes
+                .push(("three quarters of the bits a weight", p.lighter(&now.plan, LIGHTER, |p, plan| self.decode(p, plan)).rate.expected));
+        }
         changes.sort_by(|a, b| b.1.total_cmp(&a.1));
         changes
     }
@@ -269,7 +303,7 @@ impl Forecast<'_> {
             mb(p.work.expert_bytes as f64)
         );
         if p.work.routed > 0 {
-            let h = p.hits.at(f64::from(o.plan.slots) / f64::from(o.plan.experts.max(1)));
+            let h = o.decode.hit_rate;
             let percent = |x: f64| format!("{:.0}%", x * 100.0);
             out +=
                 &format!("  finds            {} of them in the window ({} to {})\n", percent(h.expected), percent(h.low), percent(h.high));
@@ -277,24 +311,26 @@ impl Forecast<'_> {
         }
         out += &format!("  reads            {}, {:.1} ms alone\n", mb(o.decode.bytes), o.decode.io * 1e3);
         out += &format!(
-            "  computes         {:.1} ms alone; overlap is expected to reach {:.0}%\n",
+            "  computes         {:.1} ms alone, and {:.1} ms to take in what is read; overlap is expected to reach {:.0}%\n",
             o.decode.compute * 1e3,
+            o.decode.taking_in * 1e3,
             100.0 * o.decode.efficiency()
         );
         out += "\nthis machine\n";
+        let speed = if p.work.routed > 0 { s.drive.experts(o.decode.missed_per_layer(p.work)) } else { s.drive.sequential };
         let disk = if self.arguments.assume_disk.is_some() { "assumed" } else { "measured" };
         out += &format!(
-            "  disk             {:.2} GB/s random reads of {} KiB at depth 16, {:.2} GB/s sequential ({disk})\n",
-            s.random(16.0) / 1e9,
-            s.read_bytes >> 10,
-            s.sequential / 1e9
+            "  disk             {:.2} GB/s for {} ({disk}{})\n",
+            speed.again / 1e9,
+            if p.work.routed > 0 { "the experts that a layer misses" } else { "layers one behind the other" },
+            if speed.again > CACHED * speed.first { format!("; {:.2} the first time", speed.first / 1e9) } else { String::new() }
         );
         let kernels = if self.arguments.assume_kernels.is_some() { "assumed" } else { "measured" };
         out += &format!(
             "  kernels          {:.1} GB/s of {}, {:.0} GMAC/s for many rows ({kernels})\n",
-            s.weights / 1e9,
+            s.compute.weights(p.work) / 1e9,
             p.work.main_type.name(),
-            s.macs / 1e9
+            s.compute.macs(p.work) / 1e9
         );
         let range = |r: Three| format!("{:.2} tok/s ({:.2} to {:.2})", r.expected, r.low, r.high);
         out += &format!("\ndecode           {}\n", range(o.decode.rate));
@@ -307,18 +343,19 @@ impl Forecast<'_> {
     }
 
     /// The object of `--json`; its keys are documented in the README.
-    fn object(&self, o: &Outlook, fits: bool, curve: &[Outlook]) -> Value {
+    fn object(&self, o: &Outlook, fits: bool, curve: &[(u64, Prediction)]) -> Value {
         let (p, s) = (&self.predictor, self.predictor.speeds);
         let three = |t: Three| json!({ "low": t.low, "expected": t.expected, "high": t.high });
+        let twice = |t: Twice| json!({ "first": t.first, "again": t.again });
+        let product = |t: &Timed| json!({ "type": t.product.qtype.name(), "rows": t.product.rows, "cols": t.product.cols, "times": t.times, "seconds": t.seconds });
         let prediction = |x: &Prediction| {
             json!({
                 "tokens_per_second": three(x.rate), "bytes_read_per_token": x.bytes, "io_only_seconds": x.io,
-                "compute_only_seconds": x.compute, "efficiency": x.efficiency(),
+                "compute_only_seconds": x.compute, "taking_in_seconds": x.taking_in, "hit_rate": three(x.hit_rate), "efficiency": x.efficiency(),
             })
         };
-        let points: Vec<Value> = curve.iter().map(|c| json!({ "limit": c.limit, "tokens_per_second": three(c.decode.rate) })).collect();
+        let points: Vec<Value> = curve.iter().map(|(limit, p)| json!({ "limit": limit, "tokens_per_second": three(p.rate) })).collect();
         let help: Vec<Value> = self.changes(o).iter().map(|(what, rate)| json!({ "what": what, "tokens_per_second": rate })).collect();
-        let share = f64::from(o.plan.slots) / f64::from(o.plan.experts.max(1));
         json!({
             "file": self.arguments.file, "architecture": self.pack.manifest.provenance.architecture, "fits": fits,
             "bytes": self.pack.superblock.file_bytes, "limit": o.limit, "context": o.context, "kv_type": self.options(o.limit).kv_type().name(), "chunk": o.chunk,
@@ -327,10 +364,15 @@ impl Forecast<'_> {
                 "trunk_bytes": p.work.trunk_bytes, "routed_bytes": p.work.routed_bytes, "experts_per_token": p.work.routed,
                 "expert_bytes": p.work.expert_bytes, "experts_bytes": p.work.experts_bytes, "multiply_adds": p.work.macs, "type": p.work.main_type.name(),
             },
-            "hit_rate": three(p.hits.at(share)), "hit_rate_source": p.hits.source,
+            "hit_rate_source": p.hits.source,
             "machine": {
-                "kernel_bytes_per_second": s.weights, "multiply_adds_per_second": s.macs, "read_bytes": s.read_bytes,
-                "random_bytes_per_second": s.random(16.0), "sequential_bytes_per_second": s.sequential,
+                "kernel_bytes_per_second": s.compute.weights(p.work), "multiply_adds_per_second": s.compute.macs(p.work),
+                "memory_bytes_per_second": 1.0 / s.compute.memory, "sum_bytes_per_second": 1.0 / s.compute.sum,
+                "trunk_seconds": s.compute.trunk.points(), "experts_seconds": s.compute.experts.points(), "head_seconds": s.compute.head,
+                "guess_seconds": s.compute.guesses, "recurrence_seconds": s.compute.recurrence, "position_seconds": s.compute.position,
+                "request_bytes": s.drive.pace.request, "in_flight_bytes": s.drive.pace.in_flight, "read_bytes": s.drive.read_bytes,
+                "batches": s.drive.batches.iter().map(|&(experts, speed)| json!({ "experts": experts, "bytes_per_second": twice(speed) })).collect::<Vec<_>>(),
+                "sequential_bytes_per_second": twice(s.drive.sequential), "products": s.compute.products.iter().map(product).collect::<Vec<_>>(),
                 "unhidden": three(UNHIDDEN), "assumed": self.arguments.assume_disk.is_some() || self.arguments.assume_kernels.is_some(),
             },
             "decode": prediction(&o.decode), "prompt_tokens": self.arguments.prompt, "prompt": prediction(&o.prompt),
@@ -339,14 +381,14 @@ impl Forecast<'_> {
     }
 }
 
-fn picture(curve: &[Outlook], here: u64) -> String {
+fn picture(curve: &[(u64, Prediction)], here: u64) -> String {
     let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
     let line = |label: &str, dashed: bool, of: fn(Three) -> f64| Line {
         label: label.into(),
-        points: curve.iter().map(|o| (gib(o.limit), of(o.decode.rate))).collect(),
+        points: curve.iter().map(|(limit, p)| (gib(*limit), of(p.rate))).collect(),
         dashed,
     };
-    let ticks = curve.iter().step_by(4).map(|o| (gib(o.limit), format!("{:.0}", gib(o.limit)))).collect();
+    let ticks = curve.iter().step_by(4).map(|(limit, _)| (gib(*limit), format!("{:.0}", gib(*limit)))).collect();
     svg(&[Chart {
         title: "Decode speed by memory limit".into(),
         x_label: format!("--ram, GiB ({:.1} planned)", gib(here)),

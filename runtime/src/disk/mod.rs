@@ -2,6 +2,8 @@
 
 mod scratch_file;
 
+pub(crate) use scratch_file::next;
+
 use crate::error::{Error, Result};
 use crate::io::{self as reads, Histogram, IO_ALIGNMENT, IoBackend, Queue, Urgency};
 use crate::pack::Pack;
@@ -11,10 +13,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// Bytes in flight at most: far more than any drive needs.
-const MOST_BYTES: usize = 64 << 20;
+use std::time::{Duration, Instant, SystemTime};
 
 /// Which bytes come next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +39,15 @@ pub struct Cell {
     pub p50: Duration,
     /// 99% of the reads took no longer.
     pub p99: Duration,
+}
+
+/// Bytes a second of places that were not read before, and of the same ones once more: a drive, or the host of a virtual one, may have a cache.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Twice {
+    /// The first time.
+    pub first: f64,
+    /// The second time.
+    pub again: f64,
 }
 
 /// A file whose reading is measured.
@@ -74,9 +82,19 @@ impl Target {
         Target { path: self.path.clone(), file: Arc::clone(&self.file), range: self.range.clone(), backend }
     }
 
+    /// Its name.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The file.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// How many reads of this size the file has one behind the other.
+    pub fn reads_of(&self, read_bytes: usize) -> usize {
+        usize::try_from((self.range.end - self.range.start) / read_bytes.max(1) as u64).unwrap_or(usize::MAX).max(1)
     }
 
     /// Starts the backend, with memory for `depth` reads of `read_bytes` (a multiple of 4096).
@@ -98,37 +116,6 @@ impl Target {
         let seed = self.range.start ^ (read_bytes * depth) as u64;
         Ok(Meter { queue, arena, range: self.range.clone(), read_bytes, next: 0, seed, warning: opened.warning })
     }
-
-    /// Throughput against depth at one read size, shallow to deep, `time` for each: the short curve that plans are made from.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn curve(&self, read_bytes: usize, depths: &[usize], order: Order, time: Duration) -> Result<Vec<Cell>> {
-        let failed = |error| Error::Io { file: self.path.clone(), what: "measuring the disk".into(), error };
-        let depth = |d: usize| d.min(MOST_BYTES / read_bytes.max(1)).max(1);
-        let deepest = depths.iter().map(|&d| depth(d)).max().unwrap_or(1);
-        let mut meter = self.meter(read_bytes, deepest).map_err(failed)?;
-        depths.iter().map(|&d| meter.measure(depth(d), order, time)).collect::<io::Result<_>>().map_err(failed)
-    }
-}
-
-/// A depth at which more does not help: the least that reaches 95% of the best throughput of a curve.
-pub fn enough(curve: &[Cell]) -> Option<&Cell> {
-    let best = curve.iter().map(|c| c.speed).fold(0.0, f64::max);
-    curve.iter().find(|c| c.speed >= 0.95 * best)
-}
-
-/// Speed at a depth between measured ones, interpolated over the logarithm of the depth; 0 without a curve.
-pub fn speed_at(curve: &[Cell], depth: f64) -> f64 {
-    let (Some(first), Some(last)) = (curve.first(), curve.last()) else { return 0.0 };
-    if depth <= first.depth as f64 {
-        return first.speed * depth.max(0.0) / first.depth as f64;
-    }
-    let between = curve.windows(2).find(|w| depth <= w[1].depth as f64);
-    between.map_or(last.speed, |w| {
-        let share = (depth / w[0].depth as f64).ln() / (w[1].depth as f64 / w[0].depth as f64).ln();
-        w[0].speed + (w[1].speed - w[0].speed) * share
-    })
 }
 
 /// A started backend with its memory.
@@ -187,15 +174,69 @@ impl Meter {
         Ok(Cell { read_bytes: self.read_bytes, depth, order, speed, p50: percentile(50.0), p99: percentile(99.0) })
     }
 
+    /// Reads batches for about `time`, the next when all of the last is there: `runs` runs at places that nobody expects, each of `pieces` reads one behind the other (all
+    /// of them together as many as there is memory for at most); then the same ones again. At most `in_flight` bytes are with the drive at once.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn batches(&mut self, runs: usize, pieces: usize, in_flight: usize, time: Duration) -> io::Result<Twice> {
+        self.queue.set_pace(in_flight);
+        let pieces = pieces.clamp(1, self.arena.len().max(1));
+        let runs = runs.clamp(1, (self.arena.len() / pieces).max(1));
+        // Other places each time, or the second plan of a machine would find what the first one read in somebody's cache.
+        self.seed ^= SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |t| t.as_nanos() as u64);
+        let (seed, begin) = (self.seed, Instant::now());
+        let (mut bytes, mut count) = (0u64, 0);
+        while count == 0 || begin.elapsed() < time {
+            bytes += self.batch(runs, pieces)?;
+            count += 1;
+        }
+        let speed = |begin: Instant| (bytes as f64 / begin.elapsed().as_secs_f64().max(1e-9)).max(1.0);
+        let first = speed(begin);
+        self.seed = seed;
+        let begin = Instant::now();
+        for _ in 0..count {
+            self.batch(runs, pieces)?;
+        }
+        Ok(Twice { first, again: speed(begin) })
+    }
+
+    /// One batch; its bytes.
+    fn batch(&mut self, runs: usize, pieces: usize) -> io::Result<u64> {
+        for run in 0..runs {
+            let start = self.place(pieces * self.read_bytes);
+            for piece in 0..pieces {
+                self.ask_at(run * pieces + piece, start + (piece * self.read_bytes) as u64)?;
+            }
+        }
+        let mut bytes = 0;
+        while let Some(done) = self.queue.wait()? {
+            bytes += done.lease.len() as u64;
+            self.arena.restore(done.lease);
+            done.result.map_err(|e| e.error)?;
+        }
+        Ok(bytes)
+    }
+
     fn ask(&mut self, slot: usize, order: Order) -> io::Result<()> {
-        let lease = self.arena.lease(slot).ok_or(io::ErrorKind::OutOfMemory)?;
         let offset = self.offset(order);
+        self.ask_at(slot, offset)
+    }
+
+    fn ask_at(&mut self, slot: usize, offset: u64) -> io::Result<()> {
+        let lease = self.arena.lease(slot).ok_or(io::ErrorKind::OutOfMemory)?;
         self.queue.read(slot as u64, offset, self.read_bytes, lease, Urgency::Demand);
         Ok(())
     }
 
+    /// Any page at which `length` bytes begin, or the first if they do not fit.
+    fn place(&mut self, length: usize) -> u64 {
+        let room = (self.range.end - self.range.start).saturating_sub(length as u64);
+        self.range.start + scratch_file::next(&mut self.seed) % (room / IO_ALIGNMENT as u64 + 1) * IO_ALIGNMENT as u64
+    }
+
     fn offset(&mut self, order: Order) -> u64 {
-        let (page, length) = (IO_ALIGNMENT as u64, self.read_bytes as u64);
+        let length = self.read_bytes as u64;
         let room = self.range.end - self.range.start - length;
         match order {
             Order::Sequential => {
@@ -203,7 +244,7 @@ impl Meter {
                 self.next = at + length;
                 self.range.start + at
             }
-            Order::Random => self.range.start + scratch_file::next(&mut self.seed) % (room / page + 1) * page,
+            Order::Random => self.place(self.read_bytes),
         }
     }
 }
@@ -220,19 +261,16 @@ mod tests {
         assert_eq!(written, 9 << 20);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "no name is left");
         for order in [Order::Random, Order::Sequential] {
-            let curve = target.curve(1 << 20, &[1, 4, 1000], order, Duration::from_millis(20)).unwrap();
-            assert_eq!(curve.iter().map(|c| c.depth).collect::<Vec<_>>(), [1, 4, 64]);
-            assert!(curve.iter().all(|c| c.speed > 0.0 && c.p50 <= c.p99 && c.order == order), "{curve:?}");
+            let mut meter = target.meter(1 << 20, 4).unwrap();
+            let cells: Vec<Cell> = [1, 4, 1000].map(|depth| meter.measure(depth, order, Duration::from_millis(20)).unwrap()).to_vec();
+            assert_eq!(cells.iter().map(|c| c.depth).collect::<Vec<_>>(), [1, 4, 4]);
+            assert!(cells.iter().all(|c| c.speed > 0.0 && c.p50 <= c.p99 && c.order == order), "{cells:?}");
         }
         assert!(target.meter(16 << 20, 1).is_err() && target.meter(1000, 1).is_err());
-    }
-
-    #[test]
-    fn curves_are_read_between_their_points() {
-        let cell = |depth, speed| Cell { read_bytes: 4096, depth, order: Order::Random, speed, p50: Duration::ZERO, p99: Duration::ZERO };
-        let curve = [cell(1, 100.0), cell(4, 300.0), cell(16, 310.0)];
-        assert_eq!([0.5, 1.0, 2.0, 4.0, 50.0].map(|d| speed_at(&curve, d).round()), [50.0, 100.0, 200.0, 300.0, 310.0]);
-        assert_eq!(enough(&curve).map(|c| c.depth), Some(4));
-        assert!(enough(&[]).is_none() && speed_at(&[], 3.0) == 0.0);
+        let mut meter = target.meter(256 << 10, 8).unwrap();
+        for (runs, pieces) in [(2, 3), (1, 100), (100, 1)] {
+            let speed = meter.batches(runs, pieces, 1 << 20, Duration::from_millis(5)).unwrap();
+            assert!(speed.first > 0.0 && speed.again > 0.0, "{speed:?}");
+        }
     }
 }

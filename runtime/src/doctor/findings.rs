@@ -87,7 +87,8 @@ fn of_machine(m: &Machine) -> Vec<Finding> {
     let (free, total) = (show_bytes(m.picked_limit), show_bytes(m.memory.total()));
     let level = if m.picked_limit < LEAST_MEMORY { Level::Broken } else { Level::Fine };
     let advice = if level == Level::Broken { "free memory, or raise the control group's limit" } else { "" };
-    list.push(finding(level, "memory", format!("{total} in all; without --ram a run would take {free} now"), advice));
+    let group = if m.memory.is_grouped() { " (the control group allows no more)" } else { "" };
+    list.push(finding(level, "memory", format!("{total} in all{group}; without --ram a run would take {free} now"), advice));
     list
 }
 

@@ -1,7 +1,8 @@
 //! How often an expert is in a window of a given size: from a trace if there is one, else from curves that were measured on other models (docs/cache-policies.md).
 
 use super::Three;
-use crate::bench::trace::Trace;
+use crate::bench::trace::{Header, Trace, Visit};
+use crate::disk::next;
 use crate::window::policy::{Policy, Purpose, Shape};
 use crate::window::{ReadPlan, State, plan};
 
@@ -13,10 +14,17 @@ const SKEW_1: [f64; 10] = [23.4, 27.5, 35.0, 41.2, 51.1, 58.8, 70.5, 78.6, 84.4,
 const REPEATING: [f64; 10] = [19.8, 26.4, 38.8, 46.0, 55.2, 62.6, 73.1, 78.8, 82.2, 85.8];
 /// A trained model of 8 layers of 64 experts.
 const SMALL: [f64; 10] = [7.3, 10.2, 15.2, 19.7, 28.1, 35.6, 48.6, 59.4, 68.3, 77.1];
-/// Uniform routing.
-const UNIFORM: [f64; 10] = [2.8, 3.8, 5.9, 7.9, 11.9, 16.0, 23.9, 31.9, 40.0, 49.8];
+/// Deviation of the experts' popularity, in units of what differs from token to token, where nothing is known: 64 tokens of a 35B-A3B shape with routing about as uneven as is
+/// published need 136 to 143 experts a layer (measured), which is 0.7.
+const TRAINED_SKEW: Three = Three { low: 0.35, expected: 0.7, high: 0.95 };
+/// Layers of a simulation: windows are shared among so many.
+const SIMULATED_LAYERS: u32 = 8;
+/// Tokens of a simulation.
+const SIMULATED_TOKENS: u32 = 512;
+/// Tokens that count where the window has not settled.
+const COUNTED_TOKENS: u32 = 24;
 /// Windows at which a trace is replayed, in percent.
-const REPLAYED: [f64; 8] = [3.0, 6.0, 12.0, 20.0, 30.0, 45.0, 60.0, 80.0];
+const REPLAYED: [f64; 10] = [2.0, 4.0, 7.0, 12.0, 20.0, 30.0, 40.0, 55.0, 70.0, 85.0];
 /// A hit rate that was measured on another run of the same model may be off by this.
 const SPREAD: f64 = 0.04;
 
@@ -43,34 +51,33 @@ impl HitCurve {
             source: "published curves (docs/cache-policies.md): expected \"repeating\", at worst \"q35-moe-45m\", at best \"synthetic-35b-skew1\""
                 .into(),
             points: (0..WINDOWS.len()).map(point).collect(),
-            skew: Three { low: 0.5, expected: 1.0, high: 1.3 },
+            skew: TRAINED_SKEW,
         }
     }
 
-    /// For made-up routing of this skew: between the curves of 0 and 1; beyond 1 that of 1.
-    pub fn synthetic(skew: f64) -> HitCurve {
-        let share = skew.clamp(0.0, 1.0);
-        let point = |((&window, &even), &uneven): ((&f64, &f64), &f64)| (window / 100.0, around((even + (uneven - even) * share) / 100.0));
+    /// For made-up routing of this skew, with so many experts a layer of which a token uses `top_k`: simulated, and replayed through the window that runs; `after` so many
+    /// tokens from an empty window.
+    pub fn synthetic(experts: u32, top_k: u32, skew: f64, after: Option<u32>) -> HitCurve {
+        let layers = vec![(experts, top_k); SIMULATED_LAYERS as usize];
+        let header = Header { pack: String::new(), tokens: String::new(), layers };
+        let mut routing: Vec<Routing> = (0..SIMULATED_LAYERS).map(|layer| Routing::new(experts, top_k, skew, u64::from(layer))).collect();
+        let mut visits = Vec::new();
+        let tokens = after.map_or(SIMULATED_TOKENS, |after| after.min(SIMULATED_TOKENS) + COUNTED_TOKENS);
+        for position in 0..tokens {
+            for (layer, routing) in (0..).zip(&mut routing) {
+                visits.push(Visit { prompt: false, position, layer, experts: routing.choose().to_vec() });
+            }
+        }
         HitCurve {
-            source: format!("published curves of made-up routing (docs/cache-policies.md), skew {skew}"),
-            points: WINDOWS.iter().zip(&UNIFORM).zip(&SKEW_1).map(point).collect(),
+            source: format!("made-up routing of skew {skew}, simulated"),
             skew: Three { low: skew * 0.85, expected: skew, high: skew * 1.15 },
+            points: points(&Trace { header, visits }, after.map(|after| after.min(SIMULATED_TOKENS))),
         }
     }
 
     /// From a trace, replayed through the window that runs. The first quarter fills the window and does not count.
     pub fn replayed(trace: &Trace, name: &str) -> HitCurve {
-        let shape = Shape::new(trace.header.layers.iter().copied());
-        let rate = |&percent: &f64| {
-            let shape = shape.as_ref()?;
-            let slots = ((shape.keys() as f64 * percent / 100.0) as u32).max(1);
-            replay(trace, shape, slots).map(|rate| (percent / 100.0, around(rate)))
-        };
-        HitCurve {
-            source: format!("the trace {name}, replayed"),
-            points: REPLAYED.iter().filter_map(rate).collect(),
-            skew: Three { low: 0.5, expected: 1.0, high: 1.3 },
-        }
+        HitCurve { source: format!("the trace {name}, replayed"), points: points(trace, None), skew: TRAINED_SKEW }
     }
 
     /// Hit rate of a window that holds this share of the experts.
@@ -94,12 +101,22 @@ impl HitCurve {
     }
 }
 
+/// A trace replayed at all windows. What counts are the tokens from position `after` on; without it the last three quarters.
+fn points(trace: &Trace, after: Option<u32>) -> Vec<(f64, Three)> {
+    let Some(shape) = Shape::new(trace.header.layers.iter().copied()) else { return Vec::new() };
+    let rate = |&percent: &f64| {
+        let slots = ((shape.keys() as f64 * percent / 100.0) as u32).max(1);
+        replay(trace, &shape, slots, after).map(|rate| (percent / 100.0, around(rate)))
+    };
+    REPLAYED.iter().filter_map(rate).collect()
+}
+
 fn around(rate: f64) -> Three {
     Three { low: (rate - SPREAD).max(0.0), expected: rate, high: (rate + SPREAD).min(1.0) }
 }
 
-/// Hit rate of the last three quarters of a trace; `None` if it has too little, or a window of this size cannot hold a step.
-fn replay(trace: &Trace, shape: &Shape, slots: u32) -> Option<f64> {
+/// Hit rate of what counts of a trace; `None` if it has too little, or a window of this size cannot hold a step.
+fn replay(trace: &Trace, shape: &Shape, slots: u32, after: Option<u32>) -> Option<f64> {
     let mut state = State::new(shape.clone(), slots, Policy::new(shape));
     let mut reads = ReadPlan::for_state(&state);
     let single: Vec<_> = trace.visits.iter().filter(|v| !v.prompt && !v.experts.is_empty()).collect();
@@ -107,7 +124,7 @@ fn replay(trace: &Trace, shape: &Shape, slots: u32) -> Option<f64> {
     for (i, visit) in single.iter().enumerate() {
         plan(&state, visit.layer, &visit.experts, Purpose::Decode, false, &mut reads).ok()?;
         state.apply(&reads);
-        if i >= single.len() / 4 {
+        if after.map_or(i >= single.len() / 4, |after| visit.position >= after) {
             hits += reads.hits.len();
             asked += visit.experts.len();
         }
@@ -115,41 +132,79 @@ fn replay(trace: &Trace, shape: &Shape, slots: u32) -> Option<f64> {
     (asked > 0).then(|| hits as f64 / asked as f64)
 }
 
-/// Experts of a layer that at least one of `tokens` tokens chooses, by simulation: an expert's score is its popularity (of a deviation that grows with `skew`) plus what differs
-/// from token to token (of deviation 1), and the best `top_k` are chosen.
+/// Experts of a layer that at least one of `tokens` tokens chooses, by simulation: the mean of a few layers.
 pub fn distinct(experts: u32, top_k: u32, tokens: u32, skew: f64) -> f64 {
-    /// Popularity at a skew of 1, in units of one token's taste: 64 tokens of the made-up 35B file then need the 136 experts a layer that were measured.
-    const SPREAD: f64 = 0.7;
     // More tokens than this find hardly any new experts.
-    const MOST: u32 = 512;
-    let mut seed = 0x0F0E_BA15;
-    let mut normal = || {
-        let mut z: u64 = seed;
-        seed = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^= z >> 31;
-        let sum: u64 = (0..4).map(|i| (z >> (16 * i)) & 0xFFFF).sum();
-        (sum as f64 / 65536.0 - 2.0) * 3f64.sqrt()
-    };
-    let popular: Vec<f64> = (0..experts).map(|_| normal() * SPREAD * skew).collect();
-    let mut seen = vec![false; experts as usize];
-    let mut scores: Vec<(f64, usize)> = Vec::with_capacity(popular.len());
-    let top_k = (top_k as usize).min(popular.len());
-    if top_k == 0 {
-        return 0.0;
-    }
-    for _ in 0..tokens.min(MOST) {
-        scores.clear();
-        scores.extend(popular.iter().enumerate().map(|(e, p)| (p + normal(), e)));
-        scores.select_nth_unstable_by(top_k - 1, |a, b| b.0.total_cmp(&a.0));
-        for (_, e) in scores.iter().take(top_k) {
-            if let Some(s) = seen.get_mut(*e) {
-                *s = true;
+    const MOST: u32 = 1024;
+    const LAYERS: u32 = 4;
+    let of = |layer: u32| {
+        let mut routing = Routing::new(experts, top_k, skew, u64::from(layer));
+        let mut seen = vec![false; experts as usize];
+        for _ in 0..tokens.min(MOST) {
+            for &e in routing.choose() {
+                if let Some(s) = seen.get_mut(e as usize) {
+                    *s = true;
+                }
             }
         }
+        seen.iter().filter(|s| **s).count() as f64
+    };
+    (0..LAYERS).map(of).sum::<f64>() / f64::from(LAYERS)
+}
+
+/// Share of a token's choices that one of the `after` tokens before made too: the hit rate of a window that has room for all that they chose.
+pub fn chosen_before(experts: u32, top_k: u32, after: u32, skew: f64) -> f64 {
+    const TOKENS: u32 = 16;
+    let new = distinct(experts, top_k, after + TOKENS, skew) - distinct(experts, top_k, after, skew);
+    1.0 - new / f64::from(TOKENS * top_k.max(1))
+}
+
+/// Routing of one layer by chance: an expert's score is its popularity (of a deviation that is the skew) plus what differs from token to token (of deviation 1), and the
+/// best `top_k` are chosen. It is what `forebay-repack synth` builds into its routers.
+struct Routing {
+    random: u64,
+    popular: Vec<f64>,
+    scores: Vec<(f64, u32)>,
+    chosen: Vec<u32>,
+    top_k: usize,
+}
+
+impl Routing {
+    fn new(experts: u32, top_k: u32, skew: f64, layer: u64) -> Routing {
+        let mut routing = Routing {
+            random: 0x0F0E_BA15 ^ layer << 32,
+            popular: Vec::new(),
+            scores: Vec::new(),
+            chosen: Vec::new(),
+            top_k: top_k.min(experts) as usize,
+        };
+        routing.popular = (0..experts).map(|_| routing.normal() * skew).collect();
+        routing
     }
-    seen.iter().filter(|s| **s).count() as f64
+
+    /// About normal: the sum of four uniform numbers.
+    fn normal(&mut self) -> f64 {
+        let bits = next(&mut self.random);
+        let sum: u64 = (0..4).map(|i| (bits >> (16 * i)) & 0xFFFF).sum();
+        (sum as f64 / 65536.0 - 2.0) * 3f64.sqrt()
+    }
+
+    /// What the next token chooses.
+    fn choose(&mut self) -> &[u32] {
+        let mut scores = std::mem::take(&mut self.scores);
+        scores.clear();
+        for expert in 0..self.popular.len() {
+            let popular = self.popular.get(expert).copied().unwrap_or(0.0);
+            scores.push((popular + self.normal(), expert as u32));
+        }
+        self.chosen.clear();
+        if self.top_k > 0 {
+            scores.select_nth_unstable_by(self.top_k - 1, |a, b| b.0.total_cmp(&a.0));
+            self.chosen.extend(scores.iter().take(self.top_k).map(|s| s.1));
+        }
+        self.scores = scores;
+        &self.chosen
+    }
 }
 
 #[cfg(test)]
@@ -158,14 +213,22 @@ mod tests {
 
     #[test]
     fn curves_rise_from_nothing_to_all_and_keep_their_order() {
-        for curve in [HitCurve::trained(), HitCurve::synthetic(1.0), HitCurve::synthetic(0.0)] {
+        for curve in [HitCurve::trained(), HitCurve::synthetic(256, 8, 1.0, None), HitCurve::synthetic(128, 8, 0.0, None)] {
             let rates: Vec<Three> = (0..=20).map(|i| curve.at(f64::from(i) / 20.0)).collect();
             assert!(rates.windows(2).all(|w| w[0].expected <= w[1].expected), "{rates:?}");
             assert!(rates.iter().all(|r| r.low <= r.expected && r.expected <= r.high));
             assert_eq!((rates[0].expected, rates[20].expected), (0.0, 1.0));
         }
-        assert!((HitCurve::synthetic(1.0).at(0.12).expected - 0.511).abs() < 1e-9);
-        assert!((HitCurve::synthetic(0.0).at(0.24).expected - 0.239).abs() < 1e-9);
+        // Half or more in an eighth at a skew of 1, and no more than the window's share of uniform choices.
+        let uneven = HitCurve::synthetic(256, 8, 1.0, None).at(0.12).expected;
+        assert!((0.4..0.75).contains(&uneven), "{uneven}");
+        let even = HitCurve::synthetic(256, 8, 0.0, None).at(0.2).expected;
+        assert!((0.17..0.21).contains(&even), "{even}");
+        let fresh = HitCurve::synthetic(256, 8, 1.0, Some(16)).at(0.5).expected;
+        assert!(
+            fresh < HitCurve::synthetic(256, 8, 1.0, None).at(0.5).expected && (fresh - chosen_before(256, 8, 28, 1.0)).abs() < 0.1,
+            "{fresh}"
+        );
     }
 
     #[test]
@@ -173,9 +236,9 @@ mod tests {
         let even = distinct(256, 8, 64, 0.0);
         // 256 (1 - (1 - 8/256)^64) = 222.
         assert!((even - 222.0).abs() < 8.0, "{even}");
-        // 64 tokens of the synthetic 35B file, whose skew is 1 and a bit, needed 136 experts a layer.
-        let uneven = distinct(256, 8, 64, 1.0);
-        assert!((125.0..180.0).contains(&uneven), "{uneven}");
+        // 64 tokens of the converted 35B file needed 136 to 143 experts a layer.
+        let uneven = distinct(256, 8, 64, TRAINED_SKEW.expected);
+        assert!((120.0..160.0).contains(&uneven), "{uneven}");
         assert_eq!((distinct(8, 8, 1, 1.0), distinct(8, 2, 0, 1.0), distinct(8, 0, 5, 1.0)), (8.0, 0.0, 0.0));
     }
 }

@@ -20,9 +20,9 @@ const REQUESTS: [usize; 2] = [256 << 10, PIECE_BYTES];
 /// Bytes in flight tried.
 const IN_FLIGHT: [usize; 5] = [2 * MIB, 4 * MIB, 8 * MIB, 16 * MIB, 32 * MIB];
 /// A run shorter than this says little about the drive.
-const LEAST_RUN: u64 = 8 << 20;
+pub const LEAST_RUN: u64 = 8 << 20;
 /// Each way is tried at least this often.
-const ROUNDS: usize = 2;
+pub const ROUNDS: usize = 2;
 /// The share of the best throughput that is good enough for a way that asks for less.
 const ENOUGH: f64 = 0.85;
 
@@ -52,7 +52,7 @@ pub struct Sample {
 }
 
 /// The ways that are tried, in turns.
-fn paces() -> impl Iterator<Item = Pace> {
+pub fn paces() -> impl Iterator<Item = Pace> {
     let all = REQUESTS.into_iter().flat_map(|request| IN_FLIGHT.map(|in_flight| Pace { request, in_flight }));
     all.filter(|p| p.in_flight >= p.request)
 }

@@ -5,7 +5,7 @@
 
 mod ahead;
 mod expert;
-mod load;
+pub mod load;
 mod reader;
 mod replay;
 mod rows;
@@ -428,7 +428,7 @@ impl Store {
         let record = self.pack.index.get(id).map_err(|error| Error::Format { file: self.pack.path.clone(), error })?;
         let parts = self.parts.get(id.layer as usize).and_then(Option::as_ref).filter(|p| is_sliced(p, record));
         let slices = parts.map_or(1, |p| p.slices(record));
-        let each = slices_per_read(record, slices, self.io.pace.request);
+        let each = slices_per_read(record.length, slices, self.io.pace.request);
         let deliveries = slices.div_ceil(each);
         let Some(entry) = self.slots.get_mut(slot as usize) else { return Err(lost(&self.pack, id)) };
         let number = self.io.fetch(id, slot as usize, deliveries, each);
@@ -525,9 +525,9 @@ fn is_sliced(parts: &LayerParts, record: &Record) -> bool {
     (1..=MAX_DELIVERIES).contains(&parts.slices(record))
 }
 
-/// How many of a bundle's `slices` are read with one request of about `request` bytes.
-fn slices_per_read(record: &Record, slices: usize, request: usize) -> usize {
-    let one = (record.length / slices.max(1) as u64).max(1);
+/// How many of the `slices` of a bundle of so many bytes are read with one request of about `request` bytes.
+pub fn slices_per_read(bytes: u64, slices: usize, request: usize) -> usize {
+    let one = (bytes / slices.max(1) as u64).max(1);
     // A request that would leave a rest shorter than half of it takes that too.
     let each = (request as u64).saturating_mul(3) / 2 / one;
     usize::try_from(each).unwrap_or(slices).clamp(1, slices.max(1))

@@ -153,6 +153,17 @@ impl Arena {
         Some(unsafe { std::slice::from_raw_parts(map.base.as_ptr().add(at.start), at.len()) })
     }
 
+    /// Bytes of a span, to write; `None` if there is no such span or a part of it is leased.
+    pub fn bytes_mut(&mut self, span: usize) -> Option<&mut [u8]> {
+        let at = self.place(span, &(0..self.spans.get(span)?.length))?;
+        if words(&at).any(|(word, bits)| self.leased[word] & bits != 0) {
+            return None;
+        }
+        let map = self.map.as_ref()?;
+        // SAFETY: as in `part`; nobody else refers to the bytes while this exclusive borrow of `self` lives, because none of them is leased.
+        Some(unsafe { std::slice::from_raw_parts_mut(map.base.as_ptr().add(at.start), at.len()) })
+    }
+
     /// Takes a whole span out for writing; see [`Arena::lease_part`].
     pub fn lease(&mut self, span: usize) -> Option<Lease> {
         self.lease_part(span, 0..self.spans.get(span)?.length)
@@ -247,7 +258,8 @@ mod tests {
             assert!(bytes.iter().all(|&b| b == 0));
         }
         let lease = arena.lease(2).unwrap();
-        assert!(arena.bytes(2).is_none() && arena.lease(2).is_none());
+        assert!(arena.bytes(2).is_none() && arena.bytes_mut(2).is_none() && arena.lease(2).is_none());
+        assert!(arena.bytes_mut(1).is_some() && arena.bytes_mut(4).is_none());
         assert!(arena.bytes(1).is_some() && arena.bytes(3).is_some());
         // SAFETY: the lease is ours and nothing else refers to the span.
         unsafe { lease.as_ptr().write_bytes(7, lease.len()) };
