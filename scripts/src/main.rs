@@ -1,5 +1,5 @@
 //! `cargo x COMMAND`: the project's own commands. `demo` shows the product, `test` is everything CI runs, `compare` and `ablation` repeat the README's numbers,
-//! `kernels` those of `docs/kernels.md`, `cache-sim` compares cache policies.
+//! `kernels` those of `docs/kernels.md`, `plan-check` holds predictions against measurements, `cache-sim` compares cache policies.
 
 mod ablation;
 #[cfg(feature = "cache-sim")]
@@ -9,6 +9,7 @@ mod demo;
 mod drive;
 mod kernels;
 mod measure;
+mod plan_check;
 mod shell;
 mod test;
 
@@ -27,6 +28,9 @@ const USAGE: &str = "cargo x COMMAND
                        share of what fio reads that decoding reads, at the same read size and depth (needs root and fio)
   kernels --llama-bench PATH [--dir DIR] [--prompt 512] [--tokens 64] [--runs 3] [--keep] [TYPE]...
                        decode and prompt speed of forebay and of llama.cpp on dense models of each type, everything in memory
+  plan-check [--case NAME] [--limit 8G] [--dir DIR] [--pack FILE] [--keep] [--json OUT]
+                       what `forebay plan` predicts beside what `forebay bench` measures, for made-up packs of real shapes (made in DIR and removed
+                       again, one at a time; up to 20 GB) and a trained model (needs root)
   cache-sim [--svg OUT] [TRACE]...
                        hit rates of cache policies on traces that `forebay bench --trace` wrote and on two made up ones
 ";
@@ -51,6 +55,7 @@ fn run() -> Result<()> {
         "ablation" => ablation::run(rest),
         "drive" => drive::run(rest),
         "kernels" => kernels::run(rest),
+        "plan-check" => plan_check::run(rest),
         "cache-sim" => cache_sim(rest),
         "" | "help" | "-h" | "--help" => {
             print!("{USAGE}");
