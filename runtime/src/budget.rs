@@ -10,7 +10,10 @@ use crate::io::{PIECE_BYTES, READERS};
 use crate::memory::show_bytes;
 use crate::window::arena::SPAN_ALIGNMENT;
 
+mod groups;
 mod trunk;
+use crate::store::Resident;
+use groups::Groups;
 use trunk::{Runs, Share};
 
 const MIB: u64 = 1 << 20;
@@ -44,6 +47,8 @@ pub struct Needs {
     pub scratch: u64,
     /// Tokenizer, see [`tokenizer_bytes`].
     pub tokenizer: u64,
+    /// What of neuron groups stays in memory.
+    pub resident: Resident,
 }
 
 /// Peak memory of a tokenizer built from a `tokenizer.json`, which holds about one string for each token and two for each merge. Measured as the
@@ -95,6 +100,20 @@ pub struct MemoryPlan {
     pub experts: u32,
     /// Slots below which nothing runs: the working set of one token in a layer, and of one layer ahead.
     pub floor_slots: u32,
+    /// What of neuron groups stays in memory.
+    pub resident: Resident,
+    /// Bytes of the triggers of neuron groups, if they stay.
+    pub triggers: u64,
+    /// Bytes of the sketches of neuron groups; `trunk` counts them.
+    pub sketch: u64,
+    /// Bytes of a slot for a neuron group, of the whole group or of what the triggers leave.
+    pub group_slot_bytes: u64,
+    /// Slots for neuron groups.
+    pub group_slots: u32,
+    /// Neuron groups of the model.
+    pub groups: u32,
+    /// Slots for neuron groups below which nothing runs: all groups of a layer, which a prompt may want.
+    pub floor_group_slots: u32,
     /// Smallest limit that works, in whole MiB.
     pub floor: u64,
 }
@@ -110,9 +129,12 @@ impl MemoryPlan {
         let count = u32::try_from(experts().count()).unwrap_or(u32::MAX);
         let top_k = manifest.spec.layers.iter().filter_map(|l| if let Ffn::Routed(r) = &l.ffn { Some(r.top_k) } else { None }).max();
         let runs = Runs::new(manifest, index, superblock);
+        let groups = Groups::new(manifest, index, needs.resident);
         // While the manifest is parsed its stored bytes, its JSON and its fields are there at once; afterwards the fields.
         let (stored, raw) = (superblock.manifest.stored, superblock.manifest.raw);
-        let base = PROCESS_BYTES + superblock.index.stored.saturating_mul(INDEX_FACTOR) + READ_BYTES;
+        let base = (PROCESS_BYTES + READ_BYTES)
+            .saturating_add(superblock.index.stored.saturating_mul(INDEX_FACTOR))
+            .saturating_add(groups.books());
         let startup = base.saturating_add(stored).saturating_add(raw.saturating_mul(2));
         let mut plan = MemoryPlan {
             limit,
@@ -134,18 +156,27 @@ impl MemoryPlan {
             staging: 0,
             experts: count,
             floor_slots: top_k.unwrap_or(0).saturating_mul(2).min(count),
+            resident: needs.resident,
+            triggers: 0,
+            sketch: 0,
+            group_slot_bytes: 0,
+            group_slots: 0,
+            groups: 0,
+            floor_group_slots: 0,
             floor: 0,
         };
-        let least = |plan: &MemoryPlan, slots: u32| {
-            let window = plan.slot_bytes.saturating_mul(slots as u64);
+        groups.place(needs.resident, &mut plan);
+        let least = |plan: &MemoryPlan, slots: u32, group_slots: u32| {
+            let groups = plan.group_slot_bytes.saturating_mul(group_slots as u64);
+            let window = plan.slot_bytes.saturating_mul(slots as u64).saturating_add(groups);
             smallest_limit(plan.fixed().saturating_add(window).max(startup))
         };
         plan.take(&runs, &Share::ALL);
-        let all = least(&plan, count);
+        let all = least(&plan, count, plan.groups);
         let shares = runs.shares();
         let floors = shares.iter().map(|share| {
             plan.take(&runs, share);
-            least(&plan, plan.floor_slots)
+            least(&plan, plan.floor_slots, plan.floor_group_slots)
         });
         let floors: Vec<u64> = floors.collect();
         plan.floor = floors.iter().copied().min().unwrap_or(u64::MAX);
@@ -153,9 +184,17 @@ impl MemoryPlan {
         let share = if all <= limit { Some(&Share::ALL) } else { fits(limit.max(plan.floor)) };
         plan.take(&runs, share.unwrap_or(&Share::ALL));
         if limit < plan.floor {
-            return Err(Error::Budget(plan.refusal()));
+            let whole = Needs { resident: Resident::Nothing, ..*needs };
+            let other = (plan.triggers > 0).then(|| MemoryPlan::new(manifest, index, superblock, &whole, u64::MAX)).and_then(Result::ok);
+            return Err(Error::Budget(plan.refusal(other.map(|other| other.floor))));
         }
         let room = limit.saturating_sub(plan.margin).saturating_sub(plan.fixed());
+        // Beside experts, which few models have as well, groups get what experts leave them at their floor, up to half.
+        let floor = plan.floor_group_slots as u64 * plan.group_slot_bytes;
+        let share =
+            if count == 0 { room } else { (room / 2).max(floor).min(room.saturating_sub(plan.slot_bytes * plan.floor_slots as u64)) };
+        plan.group_slots = share.checked_div(plan.group_slot_bytes).map_or(0, |n| n.min(plan.groups as u64) as u32);
+        let room = room.saturating_sub(plan.group_window());
         plan.slots = room.checked_div(plan.slot_bytes).map_or(0, |n| n.min(count as u64) as u32);
         if plan.slots < count {
             plan.staging = STAGING.min(plan.slots - plan.floor_slots);
@@ -166,7 +205,7 @@ impl MemoryPlan {
 
     /// Everything but window and margin.
     fn fixed(&self) -> u64 {
-        let parts = [self.overhead, self.trunk, self.ring(), self.rows(), self.kv, self.state, self.scratch, self.tokenizer];
+        let parts = [self.overhead, self.trunk, self.triggers, self.ring(), self.rows(), self.kv, self.state, self.scratch, self.tokenizer];
         parts.iter().fold(0, |a, &b| a.saturating_add(b))
     }
 
@@ -198,12 +237,17 @@ impl MemoryPlan {
         self.slot_bytes.saturating_mul(self.slots as u64 + self.staging as u64)
     }
 
-    /// A table for people.
-    pub fn breakdown(&self) -> String {
-        self.table(self.slots, self.staging)
+    /// Bytes of the window of neuron groups.
+    pub fn group_window(&self) -> u64 {
+        self.group_slot_bytes.saturating_mul(self.group_slots as u64)
     }
 
-    fn table(&self, slots: u32, staging: u32) -> String {
+    /// A table for people.
+    pub fn breakdown(&self) -> String {
+        self.table(self.slots, self.staging, self.group_slots)
+    }
+
+    fn table(&self, slots: u32, staging: u32, group_slots: u32) -> String {
         let window = format!("{slots} of {} experts, {} each", self.experts, show_bytes(self.slot_bytes));
         let guesses = format!("{staging} experts read ahead");
         let stays = match self.streamed.len() {
@@ -211,11 +255,15 @@ impl MemoryPlan {
             n => format!("stays in memory; {n} layers, {}, are read for each step", show_bytes(self.streamed_bytes)),
         };
         let ring = format!("{} of those layers, {} each", self.ring_spans, show_bytes(self.ring_span_bytes));
+        let neurons = format!("{group_slots} of {} neuron groups, {} each", self.groups, show_bytes(self.group_slot_bytes));
         let rows = [
-            ("trunk", self.trunk, stays.as_str()),
+            ("trunk", self.trunk.saturating_sub(self.sketch), stays.as_str()),
+            ("sketch", self.sketch, "low-bit copies of the triggers, streamed where their layers are"),
+            ("triggers", self.triggers, "rows that tell which neurons fire"),
             ("ring", self.ring(), ring.as_str()),
             ("embedding rows", self.rows(), "read as tokens come"),
             ("window", self.slot_bytes.saturating_mul(slots as u64), window.as_str()),
+            ("neuron window", self.group_slot_bytes.saturating_mul(group_slots as u64), neurons.as_str()),
             ("read-ahead", self.slot_bytes.saturating_mul(staging as u64), guesses.as_str()),
             ("keys and values", self.kv, "grows with -c"),
             ("state", self.state, "recurrent layers"),
@@ -232,13 +280,19 @@ impl MemoryPlan {
         text + &format!("  {:<16}{:>12}", "limit", show_bytes(self.limit))
     }
 
-    fn refusal(&self) -> String {
+    /// `predicted`: the smallest limit without resident triggers.
+    fn refusal(&self, predicted: Option<u64>) -> String {
+        let predicted = predicted.map(|floor| {
+            let mib = floor / MIB;
+            format!(" With --sparsity predicted, which keeps no triggers in memory and is not exact, --ram {mib}M works; --sparsity off is exact there and reads every neuron.")
+        });
         format!(
-            "a limit of {} is too low. At least this is needed:\n{}\nThe smallest limit that works is --ram {}M{}.",
+            "a limit of {} is too low. At least this is needed:\n{}\nThe smallest limit that works is --ram {}M{}.{}",
             show_bytes(self.limit),
-            self.table(self.floor_slots, 0),
+            self.table(self.floor_slots, 0, self.floor_group_slots),
             self.floor / MIB,
             if self.kv > self.slot_bytes { " (less with a shorter context, -c)" } else { "" },
+            predicted.unwrap_or_default(),
         )
     }
 }
@@ -291,7 +345,7 @@ mod tests {
     #[test]
     fn the_refusal_has_the_breakdown_and_a_limit_that_works() {
         let pack = TinyPack::new().open();
-        let needs = Needs { kv: 100 * MIB, state: MIB, scratch: 7 * MIB, tokenizer: 3 * MIB };
+        let needs = Needs { kv: 100 * MIB, state: MIB, scratch: 7 * MIB, tokenizer: 3 * MIB, ..Needs::default() };
         let error = plan(&pack, &needs, 1 << 20).unwrap_err();
         assert_eq!(error.exit_code(), 5);
         let text = error.to_string();
@@ -310,7 +364,7 @@ mod tests {
         #[test]
         fn the_parts_fit_the_limit(kv in 0u64..1 << 36, state in 0u64..1 << 30, scratch in 0u64..1 << 30, tokenizer in 0u64..1 << 28, limit in 0u64..1 << 38, huge in any::<bool>()) {
             let pack = TinyPack::new().open();
-            let needs = Needs { kv: if huge { u64::MAX - kv } else { kv }, state, scratch, tokenizer };
+            let needs = Needs { kv: if huge { u64::MAX - kv } else { kv }, state, scratch, tokenizer, ..Needs::default() };
             match plan(&pack, &needs, limit) {
                 Ok(p) => {
                     let parts = p.overhead + p.trunk + p.ring() + p.rows() + p.kv + p.state + p.scratch + p.tokenizer + p.window();

@@ -1,17 +1,20 @@
 //! The engine: a pack, the memory it runs in, and one sequence of tokens.
 
 use crate::budget::{MemoryPlan, Needs, tokenizer_bytes};
+use crate::calibration::tally::Tally;
+use crate::calibration::{self, PLAIN_THRESHOLD, Row};
 use crate::error::{Error, Result};
+use crate::ffn::neurons::{Counts, NeuronScratch, Selection};
 use crate::forward::{self, RouterSink};
 use crate::io::IoBackend;
 use crate::kernels::{ActivationMode, Kernels, Pool};
 use crate::kv::KvType;
 use crate::memory::RamLimit;
-use crate::model::{self, Model};
+use crate::model::{self, FfnLayer, Model};
 use crate::pack::Pack;
 use crate::scratch::{Scratch, Sizes, Step};
 use crate::state::Session;
-use crate::store::{IoStats, ReadLog, Schedule, Store, warm};
+use crate::store::{IoStats, ReadLog, Resident, Schedule, Store, warm};
 use crate::threads::default_threads;
 use forebay_format::Manifest;
 use std::path::Path;
@@ -31,6 +34,27 @@ const SCRATCH_SHARE: u64 = 8;
 /// Positions that [`Engine::pretend_depth`] makes up at a time.
 const PRETEND_ROWS: usize = 256;
 
+/// Which neurons of networks with neuron groups are read and computed. Nothing to packs without groups.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Sparsity {
+    /// Those that fire: the triggers stay in memory and tell. The same bits as [`Sparsity::Off`].
+    #[default]
+    Exact,
+    /// Those whose score by the sketch lies above the threshold of their layer: the one with this recall, or with the calibration's own choice. Not exact.
+    Predicted {
+        /// Share of the firing neurons to find.
+        recall: Option<f64>,
+    },
+    /// All.
+    Off,
+}
+
+impl Sparsity {
+    fn resident(self) -> Resident {
+        if self == Sparsity::Exact { Resident::Triggers } else { Resident::Nothing }
+    }
+}
+
 /// How to open an engine.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -48,6 +72,10 @@ pub struct Options {
     pub io: IoBackend,
     /// Rows of a prompt step; `None`: up to 512, fewer if memory is tight. Changes speed, never results.
     pub chunk: Option<u32>,
+    /// Which neurons are read and computed.
+    pub sparsity: Sparsity,
+    /// Products of gate and up below this many times their row's root mean square count as zero. Not exact, unless 0.
+    pub activation_threshold: f32,
     /// Set it to stop between layers with [`Error::Interrupted`].
     pub cancel: Arc<AtomicBool>,
 }
@@ -62,6 +90,8 @@ impl Default for Options {
             kv: None,
             io: IoBackend::Auto,
             chunk: None,
+            sparsity: Sparsity::Exact,
+            activation_threshold: 0.0,
             cancel: Arc::default(),
         }
     }
@@ -102,6 +132,15 @@ pub struct Engine {
     chunk: usize,
     cancel: Arc<AtomicBool>,
     router_sink: Option<RouterSink>,
+    prediction: Option<Prediction>,
+    cut: f32,
+}
+
+/// How neurons are predicted, for result lines.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prediction {
+    /// The row of the calibration that is used; `None` without a calibration.
+    pub row: Option<Row>,
 }
 
 impl Engine {
@@ -125,13 +164,31 @@ impl Engine {
     /// As for [`Engine::open`].
     pub fn with_plan(pack: Pack, plan: MemoryPlan, context: u32, chunk: u32, options: &Options) -> Result<Engine> {
         model::check(&pack.manifest).map_err(|error| Error::Format { file: pack.path.clone(), error })?;
+        if plan.groups > 0 && plan.resident == Resident::Nothing && options.sparsity == Sparsity::Exact {
+            return Err(Error::Request("exact sparsity needs a plan with resident triggers".into()));
+        }
         let mode = options.activations;
         let spec = pack.manifest.spec.clone();
         let session = Session::new(&spec, context as usize, options.kv_type());
         let pool = Pool::new(options.thread_count());
-        let scratch = Scratch::new(&spec, &Sizes::new(&spec, chunk.max(1) as usize, context as usize, pool.threads()), mode);
+        let mut scratch = Scratch::new(&spec, &Sizes::new(&spec, chunk.max(1) as usize, context as usize, pool.threads()), mode);
+        scratch.neurons = NeuronScratch::new(&pack.manifest, chunk.max(1) as usize);
         let mut store = Store::open(pack, &plan, options.io, &pool)?;
-        let model = Model::load(&mut store, &pool)?;
+        let mut model = Model::load(&mut store, &pool)?;
+        let (file, id, layers) = (&store.pack().path, &store.pack().superblock.pack_id, model.layers.len());
+        let prediction = match options.sparsity {
+            Sparsity::Predicted { recall } if plan.groups > 0 => {
+                let known = calibration::file::read(&calibration::file::path(file), id, layers);
+                let chosen = known.as_ref().map(|c| c.choose(recall));
+                let thresholds = known.as_ref().map(|c| c.layers.as_slice());
+                select(&mut model, options.sparsity, thresholds.zip(chosen));
+                Some(Prediction { row: known.as_ref().zip(chosen).and_then(|(c, i)| c.table.get(i).copied()) })
+            }
+            sparsity => {
+                select(&mut model, sparsity, None);
+                None
+            }
+        };
         Ok(Engine {
             store,
             plan,
@@ -145,6 +202,8 @@ impl Engine {
             chunk: chunk.max(1) as usize,
             cancel: Arc::clone(&options.cancel),
             router_sink: None,
+            prediction,
+            cut: options.activation_threshold,
         })
     }
 
@@ -224,7 +283,7 @@ impl Engine {
         let spec = &self.store.pack().manifest.spec;
         for position in (0..depth).step_by(PRETEND_ROWS) {
             let rows = PRETEND_ROWS.min(depth - position);
-            self.session.pretend(spec, &Step { pool, kernels, rows, position, cancel });
+            self.session.pretend(spec, &Step { pool, kernels, rows, position, cut: 0.0, cancel });
         }
         self.session.position = depth;
         Ok(())
@@ -241,6 +300,58 @@ impl Engine {
     /// Those of reads that were still on their way.
     pub fn clear_window(&mut self) -> Result<()> {
         self.store.clear_window(&self.pool)
+    }
+
+    /// Neurons that were active, and groups that were wanted, so far. All zero without neuron groups.
+    pub fn neuron_counts(&self) -> Counts {
+        self.scratch.neurons.counts
+    }
+
+    /// How neurons are predicted; `None` if they are not.
+    pub fn prediction(&self) -> Option<Prediction> {
+        self.prediction
+    }
+
+    /// Products of gate and up below this many times their row's root mean square count as zero; 0: all count.
+    pub fn activation_threshold(&self) -> f32 {
+        self.cut
+    }
+
+    /// Sets [`Engine::activation_threshold`] from here on.
+    pub fn set_activation_threshold(&mut self, threshold: f32) {
+        self.cut = threshold;
+    }
+
+    /// Counts scores by the sketch of neurons that fire, and of all, from here on. For an engine with exact sparsity.
+    pub fn start_tally(&mut self) {
+        self.scratch.neurons.tally = Some(Tally::new(self.model.layers.len()));
+    }
+
+    /// What was counted; ends counting.
+    pub fn take_tally(&mut self) -> Option<Tally> {
+        self.scratch.neurons.tally.take()
+    }
+
+    /// Predicts neurons from here on, with the thresholds of row `row` of a calibration; `None`: exact again. For an engine that was opened with exact sparsity, to
+    /// measure what predictions cost.
+    pub fn predict(&mut self, layers: &[calibration::Layer], row: Option<usize>) {
+        let sparsity = if row.is_some() { Sparsity::Predicted { recall: None } } else { Sparsity::Exact };
+        select(&mut self.model, sparsity, row.map(|row| (layers, row)));
+    }
+
+    /// Groups stay in the window for at most so many steps after their last use. For measurements.
+    pub fn limit_window(&mut self, steps: u32) {
+        self.store.limit_window(steps);
+    }
+
+    /// The two slices of a neuron group are read by requests of their own, as if they lay apart. For measurements.
+    pub fn read_apart(&mut self, on: bool) {
+        self.store.read_apart(on);
+    }
+
+    /// Steps since the neuron group that leaves next was used: the k of "the last k tokens".
+    pub fn window_span(&self) -> u32 {
+        self.store.window_span()
     }
 
     /// Longest sequence, in tokens.
@@ -296,7 +407,7 @@ impl Engine {
             let (now, later) = left.split_at(left.len().min(self.chunk));
             left = later;
             let (pool, kernels, cancel) = (&self.pool, &self.kernels, &*self.cancel);
-            let step = Step { pool, kernels, rows: now.len(), position: self.session.position, cancel };
+            let step = Step { pool, kernels, rows: now.len(), position: self.session.position, cut: self.cut, cancel };
             let (store, session, scratch) = (&mut self.store, &mut self.session, &mut self.scratch);
             forward::forward(&self.model, store, session, scratch, &step, now, &mut self.router_sink)?;
             let rows = match wanted {
@@ -329,6 +440,20 @@ impl Engine {
     }
 }
 
+/// Tells the layers which groups are wanted; for predictions with the thresholds of this row of a calibration.
+fn select(model: &mut Model, sparsity: Sparsity, known: Option<(&[calibration::Layer], usize)>) {
+    for (number, layer) in model.layers.iter_mut().enumerate() {
+        if let FfnLayer::Neurons(ffn) = &mut layer.ffn {
+            let threshold = known.and_then(|(layers, row)| layers.get(number)?.thresholds.get(row).copied());
+            ffn.selection = match sparsity {
+                Sparsity::Exact => Selection::Exact,
+                Sparsity::Predicted { .. } => Selection::Predicted(threshold.unwrap_or(PLAIN_THRESHOLD)),
+                Sparsity::Off => Selection::All,
+            };
+        }
+    }
+}
+
 /// The context to open with.
 fn context(manifest: &Manifest, asked: Option<u32>) -> Result<u32> {
     let most = manifest.spec.context;
@@ -357,8 +482,9 @@ pub fn needs(manifest: &Manifest, context: u32, chunk: u32, options: &Options) -
     let (kv, state) = Session::bytes(&manifest.spec, context, options.kv_type());
     let sizes = Sizes::new(&manifest.spec, chunk as usize, context as usize, options.thread_count());
     let scratch = sizes.bytes(options.activations).saturating_add(model::decoded_bytes(manifest));
+    let scratch = scratch.saturating_add(NeuronScratch::bytes(manifest, chunk as usize));
     let tokenizer = manifest.tokenizer.as_ref().map_or(0, |t| tokenizer_bytes(&t.json));
-    Needs { kv, state, scratch, tokenizer }
+    Needs { kv, state, scratch, tokenizer, resident: options.sparsity.resident() }
 }
 
 /// The longest prompt step that fits comfortably, and the memory plan for it.

@@ -59,6 +59,7 @@ pub fn forward(
                 input.load(step.pool, step.kernels, &normed[..values], step.rows, model.hidden, &f.input_types(store));
                 f.forward(step, store, input, inner, arena, &mut out[..values]);
             }
+            FfnLayer::Neurons(f) => f.forward(step, store, scratch)?,
             FfnLayer::Routed(f) => {
                 f.forward(step, store, scratch)?;
                 if let Some(sink) = sink {

@@ -304,7 +304,8 @@ mod tests {
                 let spec = spec(heads as u32, dim as u32);
                 let mut cache = KvCache::new(&spec, context, kv);
                 for (first, end) in [(0, 1), (1, 50), (50, context)] {
-                    let step = Step { pool: &pool, kernels: &k, rows: end - first, position: first, cancel: &AtomicBool::new(false) };
+                    let step =
+                        Step { pool: &pool, kernels: &k, rows: end - first, position: first, cut: 0.0, cancel: &AtomicBool::new(false) };
                     cache.store(&step, &rows[first * width..end * width], &negative[first * width..end * width]);
                 }
                 let near = |have: f32, want: f32| assert!((have - want).abs() <= error, "{kv:?}: {have} for {want}");
@@ -337,7 +338,7 @@ mod tests {
         let mut cache = KvCache::new(&spec(1, 32), 1, KvType::Q8_0);
         let mut row = [1.0f32; 32];
         row[7] = f32::INFINITY;
-        cache.store(&Step { pool: &pool, kernels: &k, rows: 1, position: 0, cancel: &AtomicBool::new(false) }, &row, &[0.0; 32]);
+        cache.store(&Step { pool: &pool, kernels: &k, rows: 1, position: 0, cut: 0.0, cancel: &AtomicBool::new(false) }, &row, &[0.0; 32]);
         let mut lines = [Line::default(); 32];
         cache.keys(&k, 0, 0, &mut lines);
         assert!(lines[3].0[0].is_nan());

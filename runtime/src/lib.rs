@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod budget;
+pub mod calibration;
 pub mod chat;
 pub mod cli;
 pub mod disk;
@@ -31,5 +32,5 @@ pub mod tokenizer;
 pub mod trunk;
 pub mod window;
 
-pub use engine::{Engine, Options, Wanted};
+pub use engine::{Engine, Options, Sparsity, Wanted};
 pub use error::{Error, Result};

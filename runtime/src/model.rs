@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::ffn::coarse::CoarseRouter;
 use crate::ffn::dense::{Biases, DenseFfn};
+use crate::ffn::neurons::{NeuronFfn, Selection};
 use crate::ffn::routed::{self, RoutedFfn, Shared};
 use crate::kernels::Pool;
 use crate::mixer::attention::{self, AttentionLayer, QkNorms};
@@ -35,6 +36,8 @@ pub enum MixerLayer {
 pub enum FfnLayer {
     /// One network.
     Dense(DenseFfn),
+    /// One network, whose neurons are in groups.
+    Neurons(NeuronFfn),
     /// Experts.
     Routed(RoutedFfn),
 }
@@ -96,7 +99,9 @@ pub fn check(manifest: &Manifest) -> std::result::Result<(), FormatError> {
     check_run("embedding", &manifest.embedding, &spec.embedding_tensors())?;
     check_run("head", &manifest.head, &spec.head_tensors())?;
     for (l, (layer, places)) in spec.layers.iter().zip(&manifest.trunk).enumerate() {
-        check_run(&format!("layer {l}"), places, &layer.tensors(spec.hidden)?)?;
+        let grouped = manifest.neurons.get(l).is_some_and(Option::is_some);
+        let tensors = if grouped { layer.tensors_beside_groups(spec.hidden)? } else { layer.tensors(spec.hidden)? };
+        check_run(&format!("layer {l}"), places, &tensors)?;
         if let Mixer::Attention(Attention { qk_norm: QkNorm::FullWidth(_), output_gate: true, .. }) = layer.mixer {
             return Err(FormatError::invalid(format!("layer {l}"), "a full-width norm of queries that have output gates is not defined"));
         }
@@ -266,6 +271,7 @@ fn load_layer(run: Run, number: u32, spec: &LayerSpec, types: Option<[QuantType;
         Mixer::GatedDelta(d) => MixerLayer::GatedDelta(load_delta(run, d)?),
     };
     let ffn = match (&spec.ffn, types) {
+        (Ffn::Dense(f), _) if run.store.group_shape(number).is_some() => FfnLayer::Neurons(load_neurons(run, number, f)?),
         (Ffn::Dense(f), _) => FfnLayer::Dense(load_dense(run, f, [Role::FfnGate, Role::FfnUp, Role::FfnDown])?),
         (Ffn::Routed(r), Some(types)) => FfnLayer::Routed(load_routed(run, number, r, types, hidden)?),
         (Ffn::Routed(_), None) => {
@@ -321,16 +327,28 @@ fn load_delta(run: Run, d: &GatedDelta) -> Result<GatedDeltaLayer> {
     })
 }
 
-fn load_dense(run: Run, f: &GatedFfn, roles: [Role; 3]) -> Result<DenseFfn> {
-    let [gate, up, down] = roles;
-    let gate = if f.ungated { None } else { Some(run.find(gate)?) };
-    let biases = match f.bias {
+/// Every group is wanted until the engine says otherwise.
+fn load_neurons(run: Run, layer: u32, f: &GatedFfn) -> Result<NeuronFfn> {
+    let shape = run.store.group_shape(layer).cloned();
+    let shape = shape.ok_or_else(|| run.format_error(FormatError::invalid(format!("layer {layer}"), "no neuron groups")))?;
+    let sketch = run.find(Role::NeuronSketch)?;
+    Ok(NeuronFfn { layer, shape, activation: f.activation, sketch, biases: load_biases(run, f)?, selection: Selection::All })
+}
+
+fn load_biases(run: Run, f: &GatedFfn) -> Result<Option<Biases>> {
+    Ok(match f.bias {
         true => {
             let gate = if f.ungated { Vec::new() } else { run.values(Role::FfnGateBias)? };
             Some(Biases { gate, up: run.values(Role::FfnUpBias)?, down: run.values(Role::FfnDownBias)? })
         }
         false => None,
-    };
+    })
+}
+
+fn load_dense(run: Run, f: &GatedFfn, roles: [Role; 3]) -> Result<DenseFfn> {
+    let [gate, up, down] = roles;
+    let gate = if f.ungated { None } else { Some(run.find(gate)?) };
+    let biases = load_biases(run, f)?;
     Ok(DenseFfn { inner: f.inner as usize, activation: f.activation, gate, up: run.find(up)?, down: run.find(down)?, biases })
 }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use forebay_format::layout::index::MAX_INDEX_BYTES;
 use forebay_format::layout::manifest;
-use forebay_format::layout::superblock::{Section, feature_names, hex};
-use forebay_format::layout::{FEATURE_NEURON_GROUPS, MAGIC, SUPERBLOCK_BYTES};
+use forebay_format::layout::superblock::{Section, hex};
+use forebay_format::layout::{MAGIC, SUPERBLOCK_BYTES};
 use forebay_format::{FormatError, Index, Manifest, Superblock, reference, validate_pack};
 
 use crate::error::{Error, Result};
@@ -85,9 +85,6 @@ impl Pack {
         manifest.spec.validate().map_err(format)?;
         validate_pack::check(&manifest, &index).map_err(format)?;
         validate_pack::check_superblock(&superblock, &manifest, &index).map_err(format)?;
-        if superblock.required & FEATURE_NEURON_GROUPS != 0 {
-            return Err(format(FormatError::UnknownFeature(feature_names(FEATURE_NEURON_GROUPS))));
-        }
         Ok(Pack { path: path.to_owned(), superblock, manifest, index, file: Arc::new(file) })
     }
 }

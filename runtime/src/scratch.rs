@@ -1,6 +1,7 @@
 //! All memory a step works in, allocated when the model is opened, and its size, known before.
 
 use crate::ffn::dense::DenseFfn;
+use crate::ffn::neurons::NeuronScratch;
 use crate::ffn::picks::Picks;
 use crate::kernels::{ActivationMode, Activations, Job, Kernels, Pool};
 use crate::mixer::attend::{Workspace, WorkspaceSizes};
@@ -30,6 +31,8 @@ pub struct Step<'a> {
     pub rows: usize,
     /// Position of the first.
     pub position: usize,
+    /// Products of gate and up below this many times their row's root mean square count as zero; 0: none does. Not exact.
+    pub cut: f32,
     /// Looked at between layers.
     pub cancel: &'a AtomicBool,
 }
@@ -154,6 +157,8 @@ pub struct Scratch {
     pub choice: Activations,
     /// Which experts.
     pub picks: Picks,
+    /// For layers with neuron groups; empty until somebody fills it in.
+    pub neurons: NeuronScratch,
     /// Experts that the next layer may want, with their weights.
     pub ahead: Vec<(u32, f32)>,
     /// Empty between uses; kept for its allocation.
@@ -178,6 +183,7 @@ impl Scratch {
             inner: Activations::new(sizes.rows, sizes.inner, mode),
             choice: Activations::new(sizes.choices, sizes.expert, mode),
             picks: Picks::new(sizes.choices, sizes.experts),
+            neurons: NeuronScratch::default(),
             ahead: vec![(0, 0.0); sizes.choices + 1],
             jobs: Vec::with_capacity(JOBS_PER_EXPERT * sizes.experts),
             turns: model::ropes(spec).iter().map(|r| vec![0.0; sizes.rows * r.dim as usize]).collect(),

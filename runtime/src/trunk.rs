@@ -66,14 +66,7 @@ impl Place {
     /// The tensor, given its run's bytes.
     pub fn matrix<'a>(&self, run: &'a [u8]) -> Option<Matrix<'a>> {
         let bytes = run.get(self.start..)?.get(..self.length)?;
-        Some(Matrix {
-            qtype: self.qtype,
-            rows: self.rows,
-            cols: self.cols,
-            bytes,
-            piece_rows: self.rows,
-            piece_stride: self.rows * self.row_bytes,
-        })
+        Some(Matrix::whole(self.qtype, self.rows, self.cols, bytes))
     }
 }
 

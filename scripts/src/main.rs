@@ -1,5 +1,6 @@
 //! `cargo x COMMAND`: the project's own commands. `demo` shows the product, `test` is everything CI runs, `compare` and `ablation` repeat the README's numbers,
-//! `kernels` those of `docs/kernels.md`, `plan-check` holds predictions against measurements, `cache-sim` compares cache policies.
+//! `kernels` those of `docs/kernels.md`, `plan-check` holds predictions against measurements, `cache-sim` compares cache policies, `neurons`
+//! the steps that save reading of neuron groups.
 
 mod ablation;
 #[cfg(feature = "cache-sim")]
@@ -9,6 +10,8 @@ mod demo;
 mod drive;
 mod kernels;
 mod measure;
+#[cfg(feature = "cache-sim")]
+mod neurons;
 mod plan_check;
 mod shell;
 mod test;
@@ -33,6 +36,8 @@ const USAGE: &str = "cargo x COMMAND
                        again, one at a time; up to 20 GB) and a trained model (needs root)
   cache-sim [--svg OUT] [TRACE]...
                        hit rates of cache policies on traces that `forebay bench --trace` wrote and on two made up ones
+  neurons PACK --limit 6500M [--tokens 4] [--warmup 4] [--svg OUT]
+                       what selection, windowing and bundling of neurons bring, under a memory limit (needs root)
 ";
 
 fn main() -> ExitCode {
@@ -56,7 +61,7 @@ fn run() -> Result<()> {
         "drive" => drive::run(rest),
         "kernels" => kernels::run(rest),
         "plan-check" => plan_check::run(rest),
-        "cache-sim" => cache_sim(rest),
+        "cache-sim" | "neurons" => with_runtime(command, rest),
         "" | "help" | "-h" | "--help" => {
             print!("{USAGE}");
             Ok(())
@@ -66,14 +71,14 @@ fn run() -> Result<()> {
 }
 
 #[cfg(feature = "cache-sim")]
-fn cache_sim(arguments: &[String]) -> Result<()> {
-    cache_sim::run(arguments)
+fn with_runtime(name: &str, arguments: &[String]) -> Result<()> {
+    if name == "neurons" { neurons::run(arguments) } else { cache_sim::run(arguments) }
 }
 
-/// The simulator needs the runtime, which the other commands do not wait for: build it in and start again.
+/// These need the runtime, which the other commands do not wait for: build it in and start again.
 #[cfg(not(feature = "cache-sim"))]
-fn cache_sim(arguments: &[String]) -> Result<()> {
-    let start = ["run", "--quiet", "--package", "forebay-scripts", "--features", "cache-sim", "--", "cache-sim"];
+fn with_runtime(name: &str, arguments: &[String]) -> Result<()> {
+    let start = ["run", "--quiet", "--package", "forebay-scripts", "--features", "cache-sim", "--", name];
     let line: Vec<&str> = start.into_iter().chain(arguments.iter().map(String::as_str)).collect();
     let mut command = shell::command("cargo", &line);
     // File names are relative to where the user is.

@@ -1,17 +1,26 @@
 //! Checkpoint to pack in this process, into a temporary directory.
 
-use forebay_repack::plan::{Plan, Quantize};
+use forebay_repack::plan::{Choices, Neurons, Plan, Quantize};
 use forebay_repack::write::{self, media};
 use forebay_repack::{arch, source};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-/// Converts `source` into `dir/model.fby`, weights unchanged.
+/// Converts `source` into `dir/model.fby`, weights unchanged, networks whole.
 pub fn convert(source: &Path, dir: &Path) -> forebay_repack::Result<PathBuf> {
-    let pack = dir.join("model.fby");
+    with(source, &dir.join("model.fby"), Neurons::Off, Quantize::Keep)
+}
+
+/// Converts `source` into `dir/neurons.fby`, in groups of neurons where that can be exact.
+pub fn convert_grouped(source: &Path, dir: &Path) -> forebay_repack::Result<PathBuf> {
+    with(source, &dir.join("neurons.fby"), Neurons::Auto, Quantize::Keep)
+}
+
+/// Converts `source` into `pack`.
+pub fn with(source: &Path, pack: &Path, neurons: Neurons, quantize: Quantize) -> forebay_repack::Result<PathBuf> {
     let checkpoint = source::open(source)?;
     let binding = arch::bind(&checkpoint)?;
-    let plan = Plan::new(&checkpoint, &binding, Quantize::Keep)?;
+    let plan = Plan::with(&checkpoint, &binding, Choices { quantize, neurons, copies: 1 })?;
     let options = write::Options {
         resume: false,
         force: false,
@@ -21,6 +30,6 @@ pub fn convert(source: &Path, dir: &Path) -> forebay_repack::Result<PathBuf> {
         media: &media::System,
         watch: &write::Silent,
     };
-    write::convert(&checkpoint, &plan, &pack, &options)?;
-    Ok(pack)
+    write::convert(&checkpoint, &plan, pack, &options)?;
+    Ok(pack.to_path_buf())
 }

@@ -4,9 +4,10 @@ use forebay::budget::MemoryPlan;
 use forebay::kernels::ActivationMode;
 use forebay::memory::RamLimit;
 use forebay::pack::Pack;
-use forebay::{Engine, Options, Wanted, engine};
+use forebay::store::Resident;
+use forebay::{Engine, Options, Sparsity, Wanted, engine};
 use forebay_format::BundleId;
-use forebay_tests::{packs, shared};
+use forebay_tests::{packs, shared, toy};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -32,7 +33,7 @@ static COUNTING: Counting = Counting;
 
 /// Allocations of a prompt and a few tokens, when everything has been done once.
 fn allocations(engine: &mut Engine) -> usize {
-    let tokens: Vec<u32> = (0..150).map(|i| i * 37 % 1000).collect();
+    let tokens: Vec<u32> = (0..150).map(|i| i * 37 % 250).collect();
     let mut sum = 0.0;
     let mut feed = |engine: &mut Engine, tokens: &[u32]| {
         engine.feed(tokens, Wanted::Last, &mut |_, row| sum += row[0]).unwrap_or_else(|e| panic!("{e}"));
@@ -84,4 +85,20 @@ fn prompts_and_tokens_allocate_nothing() {
     let stats = engine.stats();
     assert!(stats.misses > 500 && stats.guesses > 50, "{stats:?}");
     assert_eq!(made, 0, "reading");
+    // Neuron groups, most of which have to be read again and again.
+    toy::write_sparse(&dir.path().join("sparse")).unwrap_or_else(|e| panic!("{e}"));
+    let path = packs::convert_grouped(&dir.path().join("sparse"), dir.path()).unwrap_or_else(|e| panic!("{e}"));
+    for (sparsity, resident) in [(Sparsity::Exact, Resident::Triggers), (Sparsity::Off, Resident::Nothing)] {
+        let options = Options { sparsity, ..options.clone() };
+        let pack = Pack::open(&path).unwrap_or_else(|e| panic!("{e}"));
+        let mut needs = engine::needs(&pack.manifest, 512, 64, &options);
+        needs.resident = resident;
+        let plan = MemoryPlan::new(&pack.manifest, &pack.index, &pack.superblock, &needs, 4 << 30);
+        let mut plan = plan.unwrap_or_else(|e| panic!("{e}"));
+        plan.group_slots = plan.floor_group_slots;
+        let mut engine = Engine::with_plan(pack, plan, 512, 64, &options).unwrap_or_else(|e| panic!("{e}"));
+        let made = allocations(&mut engine);
+        assert!(engine.stats().misses > 20, "{:?}", engine.stats());
+        assert_eq!(made, 0, "{sparsity:?}");
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::engine::{Engine, Wanted};
 use crate::error::Result;
+use crate::ffn::neurons::Counts;
 use crate::io::Histogram;
 use crate::store::{IoStats, ReadLog};
 use std::time::{Duration, Instant};
@@ -29,6 +30,10 @@ pub struct Phase {
     pub guesses_used: u64,
     /// Time spent waiting for experts.
     pub stall: Duration,
+    /// Time from asking for a layer's neuron groups until the last of them was there.
+    pub group_time: Duration,
+    /// Neurons that were active, and groups that were wanted.
+    pub neurons: Counts,
     /// Bytes of each request.
     pub sizes: Histogram,
     /// Microseconds of each request, from asking the kernel to seeing it complete.
@@ -83,6 +88,7 @@ impl Phase {
         self.sizes = after.sizes.since(&before.sizes);
         self.latencies = after.latency.since(&before.latency);
         self.stall = after.stall.saturating_sub(before.stall);
+        self.group_time = after.group_time.saturating_sub(before.group_time);
     }
 }
 
@@ -105,6 +111,7 @@ impl Feed {
     /// Those of [`Engine::feed`] and of `watch`.
     pub fn run(self, engine: &mut Engine, tokens: &[u32], watch: Watch<'_>) -> Result<Phase> {
         let before = engine.stats();
+        let neurons = engine.neuron_counts();
         let longest = if self == Feed::Prompt { engine.chunk().max(1) } else { 1 };
         let mut phase = Phase { tokens: tokens.len(), token_times: Vec::with_capacity(tokens.len()), ..Phase::default() };
         for part in tokens.chunks(longest) {
@@ -118,6 +125,7 @@ impl Feed {
             watch(part.len())?;
         }
         phase.count(&before, &engine.stats());
+        phase.neurons = engine.neuron_counts().since(&neurons);
         Ok(phase)
     }
 }

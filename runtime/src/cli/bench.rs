@@ -50,6 +50,12 @@ pub(super) struct Arguments {
     /// Do not check the sums of what is read: what checking costs
     #[arg(long)]
     no_sums: bool,
+    /// Keep neuron groups in the window for N tokens after the one that used them, at most; 0: each token reads all it needs
+    #[arg(long, value_name = "N")]
+    window_tokens: Option<u32>,
+    /// Read the two halves of a neuron group by requests of their own, as if they were not bundled
+    #[arg(long)]
+    unbundled: bool,
     #[command(flatten)]
     engine: engine::Flags,
     /// A table, or one JSON object
@@ -98,6 +104,8 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let mut engine = arguments.engine.open(&arguments.file, Some(context), &interrupt.cancel)?;
     engine.set_schedule(arguments.schedule.into());
     engine.check_sums(!arguments.no_sums);
+    engine.limit_window(arguments.window_tokens.unwrap_or(u32::MAX));
+    engine.read_apart(arguments.unbundled);
     for number in 1..=arguments.runs {
         let title = format!("run {number} of {}", arguments.runs);
         let mut bench = Bench { engine: &mut engine, title, interrupt: &interrupt, trace: trace.as_ref().filter(|_| number == 1) };
@@ -224,6 +232,10 @@ impl Bench<'_> {
         drop(self.engine.log_reads());
         let mut phase = self.phase(name, tokens, feed)?;
         let log = self.engine.log_reads();
+        if self.engine.plan().groups > 0 {
+            // Reads of neuron groups are not logged; how long they take is counted while they are made.
+            return Ok(phase);
+        }
         let name = format!("{name}, computing only");
         let compute =
             self.watched(&name, context.len() + tokens.len(), |engine, watch| bench::compute_only(engine, context, tokens, feed, watch))?;

@@ -31,6 +31,7 @@ pub(super) struct Report {
     memory: Value,
     settings: Map<String, Value>,
     made_up: Option<String>,
+    lossy: Option<String>,
 }
 
 /// Finds a phase of a run.
@@ -52,13 +53,18 @@ struct Number {
     of: fn(&Phase) -> Option<f64>,
 }
 
-const NUMBERS: [Number; 21] = [
+const NUMBERS: [Number; 24] = [
     number("tokens", None, |p| Some(p.tokens as f64)),
     number("seconds", None, |p| Some(p.time.as_secs_f64())),
     number("tokens_per_second", speed("tok/s", |x| format!("{x:.2}")), |p| Some(p.rate())),
     number("bytes_read", None, |p| Some(p.bytes as f64)),
     number("bytes_read_per_token", speed("MB read/token", |x| format!("{:.1}", x / 1e6)), |p| Some(p.bytes_per_token())),
     number("hit_rate", speed("window hits", percent), Phase::hit_rate),
+    number("active_neurons", speed("active neurons", percent), |p| p.neurons.active_share()),
+    number("groups_per_token", speed("groups/token", |x| format!("{x:.0}")), groups),
+    number("group_read_seconds", speed("group ms/token", milliseconds), |p| {
+        groups(p).map(|_| p.group_time.as_secs_f64() / p.tokens as f64)
+    }),
     number("guesses", None, |p| Some(p.guesses as f64)),
     number("guesses_used", None, |p| Some(p.guesses_used as f64)),
     number("stall_seconds", speed("stall s", |x| format!("{x:.2}")), |p| Some(p.stall.as_secs_f64())),
@@ -86,6 +92,11 @@ const fn speed(title: &'static str, show: fn(f64) -> String) -> Option<Column> {
 
 const fn bound(title: &'static str, show: fn(f64) -> String) -> Option<Column> {
     Some((Table::Bounds, title, show))
+}
+
+/// Neuron groups that a token wants; `None` without neuron groups.
+fn groups(phase: &Phase) -> Option<f64> {
+    (phase.neurons.groups > 0 && phase.tokens > 0).then(|| phase.neurons.asked as f64 / phase.tokens as f64)
 }
 
 fn percent(share: f64) -> String {
@@ -118,7 +129,7 @@ impl Report {
         let mut settings = Map::new();
         settings.insert("tokens".into(), source.into());
         settings.insert("activations".into(), activations.into());
-        Report { runs: Vec::new(), memory: Value::Null, settings, made_up: None }
+        Report { runs: Vec::new(), memory: Value::Null, settings, made_up: None, lossy: None }
     }
 
     /// What the engine says about itself, after it has worked.
@@ -136,6 +147,8 @@ impl Report {
         self.settings.insert("kv_type".into(), engine.kv_type().name().into());
         self.settings.extend(report::made_up(engine.manifest()));
         self.made_up = report::made_up_line(engine.manifest());
+        self.lossy = report::lossy(engine);
+        self.settings.extend(report::sparsity(engine));
     }
 
     /// One more run.
@@ -197,9 +210,13 @@ impl Report {
             |key: &str| self.settings.get(key).map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_string)).unwrap_or_default();
         let memory = |key: &str| self.memory.get(key).and_then(Value::as_u64).unwrap_or(0);
         let size = |key: &str| self.settings.get("pace").and_then(|p| p.get(key)?.as_u64()).map_or_else(|| "?".into(), show_bytes);
-        let made_up = self.made_up.as_ref().map(|line| format!("{line}\n")).unwrap_or_default();
+        let made_up: String = self.made_up.iter().chain(&self.lossy).map(|line| format!("{line}\n")).collect();
+        let window = match (memory("experts"), memory("groups")) {
+            (0, groups) if groups > 0 => format!("{} of {groups} neuron groups", memory("group_slots")),
+            (experts, _) => format!("{} of {experts} experts", memory("slots")),
+        };
         format!(
-            "{}\n{}\nMedians of {} · {} threads · {}, {} requests, {} in flight · {} · keys and values in {} · tokens: {} · {} of {} experts in the window · peak RAM {} of {}\n{made_up}",
+            "{}\n{}\nMedians of {} · {} threads · {}, {} requests, {} in flight · {} · keys and values in {} · tokens: {} · {window} in the window · peak RAM {} of {}\n{made_up}",
             self.part(Table::Speed),
             self.part(Table::Bounds),
             self.runs.len(),
@@ -210,8 +227,6 @@ impl Report {
             setting("kernels"),
             setting("kv_type"),
             setting("tokens"),
-            memory("slots"),
-            memory("experts"),
             peak_memory().map_or_else(|| "?".into(), show_bytes),
             show_bytes(memory("limit")),
         )
@@ -219,7 +234,12 @@ impl Report {
 
     /// One of the tables: a row for each phase that has a number in it.
     fn part(&self, table: Table) -> String {
-        let columns: Vec<(&Number, Column)> = NUMBERS.iter().filter_map(|n| Some((n, n.column.filter(|c| c.0 == table)?))).collect();
+        let of_neurons = ["active_neurons", "groups_per_token", "group_read_seconds"];
+        let mut grouped = false;
+        self.each_phase(&mut |_, _, phase| grouped |= self.runs.iter().filter_map(phase).any(|p| p.neurons.groups > 0));
+        let shown = |n: &Number| grouped || !of_neurons.contains(&n.key);
+        let columns = NUMBERS.iter().filter(|n| shown(n)).filter_map(|n| Some((n, n.column.filter(|c| c.0 == table)?)));
+        let columns: Vec<(&Number, Column)> = columns.collect();
         let mut text = String::from("| phase | tokens |");
         columns.iter().for_each(|(_, column)| text += &format!(" {} |", column.1));
         text += &format!("\n|---|{}\n", "---:|".repeat(columns.len() + 1));

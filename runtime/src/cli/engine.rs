@@ -1,7 +1,7 @@
 //! Flags that every command with a model has, and opening it.
 
 use super::{Outcome, report};
-use crate::engine::{Engine, Options};
+use crate::engine::{Engine, Options, Sparsity};
 use crate::io::IoBackend;
 use crate::kernels::ActivationMode;
 use crate::kv::KvType;
@@ -26,9 +26,30 @@ pub(super) struct Flags {
     /// Type of keys and values; q8_0 halves their memory at a small loss [default: f16, f32 with --activations f32]
     #[arg(long, value_enum)]
     kv_type: Option<Kv>,
+    /// Which neurons of a pack with neuron groups are read: those that fire, those that its sketch predicts (not exact), or all
+    #[arg(long, value_enum, default_value_t = Neurons::Exact)]
+    sparsity: Neurons,
+    /// Share of the firing neurons that --sparsity predicted is to find, such as 0.97 or 97% [default: the calibration's choice]
+    #[arg(long, value_name = "R", value_parser = share)]
+    recall: Option<f64>,
+    /// Count products of gate and up below T times their row's root mean square as zero: not exact, and for experiments (forebay ppl says what it costs) [default: 0]
+    #[arg(long, value_name = "T", value_parser = threshold)]
+    activation_threshold: Option<f32>,
     /// How the pack is read
     #[arg(long, value_enum, default_value_t = Io::Auto)]
     io: Io,
+}
+
+/// A share: 0.97 or 97%.
+pub(super) fn share(text: &str) -> std::result::Result<f64, String> {
+    let (number, unit) = text.strip_suffix('%').map_or((text, 1.0), |number| (number, 100.0));
+    let share = number.trim().parse::<f64>().ok().map(|n| n / unit).filter(|s| (0.0..=1.0).contains(s));
+    share.ok_or_else(|| "expected a share, such as 0.97 or 97%".into())
+}
+
+fn threshold(text: &str) -> std::result::Result<f32, String> {
+    let number = text.parse::<f32>().ok().filter(|t| t.is_finite() && *t >= 0.0);
+    number.ok_or_else(|| "expected a number from 0 on".into())
 }
 
 fn ram(text: &str) -> std::result::Result<RamLimit, String> {
@@ -61,6 +82,13 @@ impl Kv {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
+enum Neurons {
+    Exact,
+    Predicted,
+    Off,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
 enum Io {
     Auto,
     Uring,
@@ -69,6 +97,11 @@ enum Io {
 }
 
 impl Flags {
+    /// Neurons are predicted: results are not exact.
+    pub(super) fn predicts(&self) -> bool {
+        matches!(self.sparsity, Neurons::Predicted)
+    }
+
     /// Opens a pack. Without `--ram` a line on standard error says what was picked.
     pub(super) fn open(&self, file: &Path, context: Option<u32>, cancel: &Arc<AtomicBool>) -> Outcome<Engine> {
         let picked = matches!(self.ram, Some(RamLimit::Auto) | None).then(default_limit);
@@ -90,7 +123,7 @@ impl Flags {
                 if stats.curve.is_empty() { "too little to read to measure the disk" } else { "the least that this disk needs" },
             );
         }
-        if let Some(line) = report::made_up_line(engine.manifest()) {
+        for line in report::made_up_line(engine.manifest()).into_iter().chain(report::lossy(&engine)) {
             eprintln!("{line}");
         }
         Ok(engine)
@@ -124,6 +157,12 @@ impl Flags {
                 Io::Buffered => IoBackend::Buffered,
             },
             chunk: None,
+            sparsity: match self.sparsity {
+                Neurons::Exact => Sparsity::Exact,
+                Neurons::Predicted => Sparsity::Predicted { recall: self.recall },
+                Neurons::Off => Sparsity::Off,
+            },
+            activation_threshold: self.activation_threshold.unwrap_or(0.0),
             cancel: Arc::clone(cancel),
         }
     }

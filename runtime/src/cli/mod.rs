@@ -2,6 +2,7 @@
 
 mod bench;
 mod bench_report;
+mod calibrate;
 mod chat;
 mod doctor;
 mod engine;
@@ -40,6 +41,7 @@ enum Command {
     Ppl(ppl::Arguments),
     Logits(logits::Arguments),
     Bench(bench::Arguments),
+    Calibrate(calibrate::Arguments),
     Doctor(doctor::Arguments),
     Plan(plan::Arguments),
     Tokenize(tokenize::Arguments),
@@ -71,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Ppl(arguments) => ppl::run(&arguments),
         Command::Logits(arguments) => logits::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Calibrate(arguments) => calibrate::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Tokenize(arguments) => tokenize::run(&arguments),

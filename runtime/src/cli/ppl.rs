@@ -8,6 +8,7 @@
 use super::interrupt::Interrupt;
 use super::progress::Progress;
 use super::{Outcome, answer, answer_json, engine, files, report, tokenize};
+use crate::calibration::measure;
 use crate::engine::{Engine, Wanted};
 use crate::error::{Error, Result};
 use crate::pack::Pack;
@@ -67,6 +68,8 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     interrupt.prompt();
     let start = Instant::now();
     let mut score = Score::default();
+    let threshold = engine.activation_threshold();
+    let (mut uncut, mut cost, mut compared) = (measure::Exact::default(), 0.0, 0);
     let mut progress = Progress::new(chunks * context);
     for (i, chunk) in ids.chunks_exact(context).take(chunks).enumerate() {
         if interrupt.stopped() {
@@ -77,6 +80,13 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
             *first = bos;
         }
         add(&mut engine, exact.as_mut(), &chunk, &mut score)?;
+        if threshold > 0.0 {
+            engine.set_activation_threshold(0.0);
+            let rows = uncut.feed(&mut engine, &chunk)?;
+            engine.set_activation_threshold(threshold);
+            cost += uncut.compare(&mut engine, &chunk, rows)?.0;
+            compared += rows;
+        }
         progress.finish();
         eprintln!("[{}/{chunks}] {:.4}", i + 1, score.perplexity());
         progress.show((i + 1) * context);
@@ -85,8 +95,9 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let (ppl, error) = (score.perplexity(), score.error());
     let kl = exact.as_ref().map(|exact| exact.divergence / score.count as f64);
     let seconds = start.elapsed().as_secs_f64();
+    let cut = (compared > 0).then(|| cost / compared as f64);
     if arguments.json {
-        answer_json(&json!({
+        let mut object = json!({
             "ppl": ppl,
             "error": error,
             "kl_divergence": kl,
@@ -99,9 +110,16 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
             "activations": arguments.engine.activations(),
             "kv_type": engine.kv_type().name(),
             "memory": report::memory(&engine),
-        }))?;
+        });
+        if let Some(object) = object.as_object_mut() {
+            object.extend(report::sparsity(&engine));
+            object.extend(cut.map(|kl| ("kl".to_string(), json!(kl))));
+        }
+        answer_json(&object)?;
     } else {
-        let lossy = report::lossy_kv(&engine).map_or_else(String::new, |what| format!(" ({what})"));
+        let cut = cut.map(|kl| format!("KL {kl:.5} over {compared} tokens against threshold 0"));
+        let lossy: Vec<String> = report::lossy_kv(&engine).into_iter().chain(report::lossy(&engine)).chain(cut).collect();
+        let lossy = if lossy.is_empty() { String::new() } else { format!(" ({})", lossy.join("; ")) };
         let kl = kl.map(|kl| format!("mean KL divergence from f32 activations = {kl:.6}\n")).unwrap_or_default();
         answer(&format!("PPL = {ppl:.4} +/- {error:.5}{lossy}\n{kl}"))?;
     }

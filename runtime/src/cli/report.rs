@@ -26,6 +26,41 @@ pub(super) fn made_up_line(manifest: &Manifest) -> Option<String> {
     Some(format!("made-up pack ({what}){}: speed only, the text means nothing", places.unwrap_or_default()))
 }
 
+/// What is not exact about a result, as a line; `None` if nothing is.
+pub(super) fn lossy(engine: &Engine) -> Option<String> {
+    let cut = Some(engine.activation_threshold()).filter(|&t| t > 0.0);
+    let cut = cut.map(|t| format!("products below {t} times their root mean square count as zero (forebay ppl measures what that costs)"));
+    let both = predicted(engine).into_iter().chain(cut).collect::<Vec<_>>().join("; ");
+    Some(both).filter(|text| !text.is_empty())
+}
+
+fn predicted(engine: &Engine) -> Option<String> {
+    Some(match engine.prediction()?.row {
+        None => "predicted neurons, not calibrated (forebay calibrate measures what that costs)".into(),
+        Some(row) => format!(
+            "predicted neurons at recall {:.1}%: KL {:.5}, perplexity {:+.2}% when calibrated",
+            row.recall * 100.0,
+            row.kl,
+            row.perplexity_change * 100.0
+        ),
+    })
+}
+
+/// The same for programs, by key of the settings; empty if everything is exact.
+pub(super) fn sparsity(engine: &Engine) -> Map<String, Value> {
+    let mut map = Map::new();
+    if engine.activation_threshold() > 0.0 {
+        map.insert("activation_threshold".into(), json!(engine.activation_threshold()));
+    }
+    let Some(prediction) = engine.prediction() else { return map };
+    map.insert("sparsity".into(), json!("predicted"));
+    if let Some(row) = prediction.row {
+        map.extend([("recall".to_string(), json!(row.recall)), ("kl".to_string(), json!(row.kl))]);
+        map.insert("perplexity_change".into(), json!(row.perplexity_change));
+    }
+    map
+}
+
 /// `prompt N tok X tok/s · M tok Y tok/s · Z MB read/token · window hit H% · peak RAM P of LIMIT`.
 pub(super) fn line(answer: &Answer, engine: &Engine) -> String {
     let decode = Decode::new(answer);
@@ -38,6 +73,7 @@ pub(super) fn line(answer: &Answer, engine: &Engine) -> String {
         parts.push(format!("window hit {:.0}%", rate * 100.0));
     }
     parts.extend(lossy_kv(engine));
+    parts.extend(lossy(engine));
     let limit = show_bytes(engine.plan().limit);
     parts.push(peak_memory().map_or(format!("RAM limit {limit}"), |peak| format!("peak RAM {} of {limit}", show_bytes(peak))));
     parts.join(" · ")
@@ -90,6 +126,7 @@ pub(super) fn object(answer: &Answer, engine: &Engine, params: &Params, activati
     });
     if let Some(settings) = object.get_mut("settings").and_then(Value::as_object_mut) {
         settings.extend(made_up(engine.manifest()));
+        settings.extend(sparsity(engine));
     }
     object
 }
@@ -104,8 +141,20 @@ pub(super) fn memory(engine: &Engine) -> Value {
 /// The same before anything runs: `peak` is null.
 pub(super) fn budget(plan: &MemoryPlan) -> Value {
     let read_ahead = plan.slot_bytes.saturating_mul(u64::from(plan.staging));
-    let parts =
-        [read_ahead, plan.overhead, plan.trunk, plan.ring(), plan.rows(), plan.kv, plan.state, plan.scratch, plan.tokenizer, plan.margin];
+    let parts = [
+        plan.triggers,
+        plan.group_window(),
+        read_ahead,
+        plan.overhead,
+        plan.trunk,
+        plan.ring(),
+        plan.rows(),
+        plan.kv,
+        plan.state,
+        plan.scratch,
+        plan.tokenizer,
+        plan.margin,
+    ];
     let window = plan.slot_bytes.saturating_mul(u64::from(plan.slots));
     json!({
         "limit": plan.limit,
@@ -125,6 +174,12 @@ pub(super) fn budget(plan: &MemoryPlan) -> Value {
         "window": window,
         "read_ahead": read_ahead,
         "slot_bytes": plan.slot_bytes,
+        "triggers": plan.triggers,
+        "sketch": plan.sketch,
+        "neuron_window": plan.group_window(),
+        "group_slot_bytes": plan.group_slot_bytes,
+        "group_slots": plan.group_slots,
+        "groups": plan.groups,
         "slots": plan.slots,
         "experts": plan.experts,
         "floor": plan.floor,

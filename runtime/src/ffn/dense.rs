@@ -1,6 +1,6 @@
 //! One feed-forward network in the trunk: a dense layer's, or the shared expert of a routed one.
 
-use super::{activate, activate_alone};
+use super::{activate, activate_alone, cut};
 use crate::kernels::{Activations, Job};
 use crate::scratch::{Step, add_bias, carve};
 use crate::store::Store;
@@ -72,6 +72,7 @@ impl DenseFfn {
                 up
             }
         };
+        cut(step, self.inner, self.inner, product);
         inner.load(pool, step.kernels, product, n, wd.cols, &[wd.qtype]);
         step.kernels.matmul(pool, &wd, inner, out);
         if let Some(biases) = &self.biases {

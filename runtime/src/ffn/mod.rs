@@ -2,6 +2,7 @@
 
 pub mod coarse;
 pub mod dense;
+pub mod neurons;
 pub mod picks;
 pub mod routed;
 pub mod router;
@@ -28,6 +29,18 @@ pub fn activate_alone(step: &Step, activation: Activation, inner: usize, x: &mut
         Activation::Silu => vector::silu(x),
         _ => x.iter_mut().for_each(|v| *v = value(activation, *v)),
     });
+}
+
+/// Sets to zero what of the products `x` (`[rows, width]`, of networks with `inner` neurons; those that are not among them are zero) is small: below `step.cut` times the root mean square
+/// of its row.
+pub fn cut(step: &Step, inner: usize, width: usize, x: &mut [f32]) {
+    if step.cut > 0.0 && width > 0 {
+        step.each_row(x, width, &|_, row| {
+            let squares: f64 = row.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
+            let least = step.cut * (squares / inner.max(1) as f64).sqrt() as f32;
+            row.iter_mut().filter(|v| v.abs() < least).for_each(|v| *v = 0.0);
+        });
+    }
 }
 
 /// The activation of one value, by its definition.
@@ -60,12 +73,27 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     #[test]
+    fn small_products_are_cut_by_the_scale_of_their_row() {
+        let (pool, kernels) = (Pool::new(1), Kernels::detect(ActivationMode::F32));
+        let mut step = Step { pool: &pool, kernels: &kernels, rows: 2, position: 0, cut: 0.5, cancel: &AtomicBool::new(false) };
+        // Root mean squares over four neurons: 1 and 100.
+        let rows = [0.4, -0.6, 1.857_417_6, 0.0, 40.0, -60.0, 185.741_76, 0.0];
+        let mut x = rows;
+        cut(&step, 4, 4, &mut x);
+        assert_eq!(x, [0.0, -0.6, 1.857_417_6, 0.0, 0.0, -60.0, 185.741_76, 0.0]);
+        step.cut = 0.0;
+        let mut x = rows;
+        cut(&step, 4, 4, &mut x);
+        assert_eq!(x, rows);
+    }
+
+    #[test]
     fn activations_by_their_definitions() {
         let x = [-2.0f32, -0.5, 0.0, 0.5, 2.0];
         let run = |activation| {
             let mut gate = x.to_vec();
             let (pool, kernels) = (Pool::new(1), Kernels::detect(ActivationMode::F32));
-            let step = Step { pool: &pool, kernels: &kernels, rows: 5, position: 0, cancel: &AtomicBool::new(false) };
+            let step = Step { pool: &pool, kernels: &kernels, rows: 5, position: 0, cut: 0.0, cancel: &AtomicBool::new(false) };
             activate(&step, activation, 1, &mut gate, &[3.0; 5]);
             gate
         };
@@ -75,7 +103,7 @@ mod tests {
         for activation in [Activation::Relu, Activation::Silu, Activation::GeluTanh, Activation::SquaredRelu] {
             let mut alone = x.to_vec();
             let (pool, kernels) = (Pool::new(1), Kernels::detect(ActivationMode::F32));
-            let step = Step { pool: &pool, kernels: &kernels, rows: 5, position: 0, cancel: &AtomicBool::new(false) };
+            let step = Step { pool: &pool, kernels: &kernels, rows: 5, position: 0, cut: 0.0, cancel: &AtomicBool::new(false) };
             activate_alone(&step, activation, 1, &mut alone);
             assert!(alone.iter().zip(run(activation)).all(|(a, b)| (3.0 * a - b).abs() < 1e-6), "{activation:?}");
         }

@@ -7,7 +7,7 @@
 use super::coarse::CoarseRouter;
 use super::dense::DenseFfn;
 use super::picks::Picks;
-use super::{activate, router};
+use super::{activate, cut, router};
 use crate::error::{Error, Result};
 use crate::kernels::{Activations, Job, Matrix, vector};
 use crate::scratch::{Scratch, Step, carve, recycle};
@@ -215,6 +215,7 @@ impl RoutedFfn {
             let values = places.start * inner..places.end * inner;
             let gate = &mut work.gate[values.clone()];
             activate(step, self.activation, inner, gate, &work.up[values]);
+            cut(step, inner, inner, gate);
             work.choice.fill(step.pool, step.kernels, places.start, gate);
         };
         let mut ready = 0..0;

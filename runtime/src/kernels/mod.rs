@@ -16,6 +16,7 @@ pub mod pool;
 mod quants;
 mod split;
 mod strip;
+mod transposed;
 pub mod vector;
 
 use forebay_format::QuantType;
@@ -23,10 +24,11 @@ use forebay_format::QuantType;
 pub use activations::Activations;
 pub use matmul::Job;
 pub use pool::Pool;
+pub use transposed::Lanes;
 
 /// A matrix as it lies in the trunk or in a slot. Rows lie back to back in pieces: row `r` starts at
 /// `(r / piece_rows) * piece_stride + (r % piece_rows) * qtype.row_bytes(cols)`. A trunk matrix is one piece; an expert's
-/// matrix has one piece in each slice of its bundle.
+/// matrix has one piece in each slice of its bundle. Rows of neuron groups lie wherever the window has the groups ([`Matrix::scattered`]).
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
     /// Element type.
@@ -41,12 +43,19 @@ pub struct Matrix<'a> {
     pub piece_rows: usize,
     /// Bytes from one piece to the next.
     pub piece_stride: usize,
+    /// In place of `bytes` and `piece_stride`: the rows of each piece.
+    pub pieces: Option<&'a [&'a [u8]]>,
 }
 
 impl<'a> Matrix<'a> {
     /// A matrix in one piece.
     pub fn whole(qtype: QuantType, rows: usize, cols: usize, bytes: &'a [u8]) -> Self {
-        Matrix { qtype, rows, cols, bytes, piece_rows: rows.max(1), piece_stride: bytes.len() }
+        Matrix { qtype, rows, cols, bytes, piece_rows: rows.max(1), piece_stride: bytes.len(), pieces: None }
+    }
+
+    /// A matrix whose pieces of `piece_rows` rows lie anywhere, each from its first row on; the last may have fewer rows.
+    pub fn scattered(qtype: QuantType, rows: usize, cols: usize, piece_rows: usize, pieces: &'a [&'a [u8]]) -> Self {
+        Matrix { qtype, rows, cols, bytes: &[], piece_rows: piece_rows.max(1), piece_stride: 0, pieces: Some(pieces) }
     }
 
     /// Bytes of one row, and a check that every row lies inside `bytes`.
@@ -56,6 +65,11 @@ impl<'a> Matrix<'a> {
     fn checked_row_bytes(&self) -> usize {
         let row_bytes =
             self.qtype.row_bytes(self.cols).unwrap_or_else(|| panic!("{} columns are no whole blocks of {}", self.cols, self.qtype.name()));
+        if let Some(pieces) = self.pieces {
+            // How long each is, `row` finds out: asking all of them here would take longer than a small product.
+            assert!(self.rows <= pieces.len().saturating_mul(self.piece_rows), "{} rows in {} pieces", self.rows, pieces.len());
+            return row_bytes;
+        }
         let piece_rows = self.piece_rows.min(self.rows);
         let fits = self.rows == 0 || {
             let pieces_before_last = (self.rows - 1) / self.piece_rows;
@@ -74,6 +88,10 @@ impl<'a> Matrix<'a> {
     /// Bytes of row `r`; `row_bytes` as from [`Matrix::checked_row_bytes`].
     #[inline]
     fn row(&self, r: usize, row_bytes: usize) -> &'a [u8] {
+        if let Some(pieces) = self.pieces {
+            let start = (r % self.piece_rows) * row_bytes;
+            return &pieces[r / self.piece_rows][start..start + row_bytes];
+        }
         let start = (r / self.piece_rows) * self.piece_stride + (r % self.piece_rows) * row_bytes;
         &self.bytes[start..start + row_bytes]
     }

@@ -430,7 +430,7 @@ mod tests {
             while out.len() < tokens * heads * head_dim {
                 let position = out.len() / (heads * head_dim);
                 let rows = steps.next().unwrap_or(1).min(tokens - position);
-                let step = Step { pool: &pool, kernels: &k, rows, position, cancel: &AtomicBool::new(false) };
+                let step = Step { pool: &pool, kernels: &k, rows, position, cut: 0.0, cancel: &AtomicBool::new(false) };
                 let part = |all: &'_ [f32], width: usize| all[position * width..(position + rows) * width].to_vec();
                 let width = kv_heads * head_dim;
                 cache.store(&step, &part(&self.keys, width), &part(&self.values, width));

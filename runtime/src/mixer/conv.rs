@@ -70,7 +70,7 @@ mod tests {
         let input: Vec<f32> = (0..tokens * channels).map(|i| (i as f32 * 1.3).cos()).collect();
         let conv = Conv::new(&weights, channels);
         let (pool, kernels) = (Pool::new(1), Kernels::detect(ActivationMode::F32));
-        let step = Step { pool: &pool, kernels: &kernels, rows: 0, position: 0, cancel: &AtomicBool::new(false) };
+        let step = Step { pool: &pool, kernels: &kernels, rows: 0, position: 0, cut: 0.0, cancel: &AtomicBool::new(false) };
         let run = |tokens: usize, piece: usize| {
             let (mut state, mut out) = (vec![0.0; (kernel - 1) * channels], vec![0.0; input.len()]);
             for (x, y) in input.chunks(tokens * channels).zip(out.chunks_mut(tokens * channels)) {

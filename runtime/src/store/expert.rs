@@ -56,6 +56,7 @@ impl Part {
             bytes,
             piece_rows: self.piece_rows,
             piece_stride: self.piece_stride,
+            pieces: None,
         })
     }
 }

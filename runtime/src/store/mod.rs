@@ -6,6 +6,7 @@
 mod ahead;
 mod expert;
 pub mod load;
+mod neurons;
 mod reader;
 mod replay;
 mod rows;
@@ -32,6 +33,8 @@ use crate::window::{PlanError, ReadPlan, State, plan};
 use expert::LayerParts;
 pub use expert::{ExpertView, SliceView};
 pub use load::{Pace, Sample};
+pub use neurons::{GroupPart, Resident};
+use neurons::{Neurons, NewError};
 use reader::{MAX_DELIVERIES, Reader};
 pub use replay::ReadLog;
 pub use schedule::Schedule;
@@ -56,9 +59,9 @@ pub struct IoStats {
     pub requests: u64,
     /// Requests repeated after an I/O error.
     pub retries: u64,
-    /// Experts asked for that were in the window.
+    /// Experts and neuron groups asked for that were in the window.
     pub hits: u64,
-    /// Experts asked for that were not.
+    /// Experts and neuron groups asked for that were not.
     pub misses: u64,
     /// Experts read on a guess.
     pub guesses: u64,
@@ -68,6 +71,8 @@ pub struct IoStats {
     pub rereads: u64,
     /// Time spent waiting for experts, or for layers that do not fit.
     pub stall: Duration,
+    /// Time from asking for a layer's neuron groups until the last of them was there.
+    pub group_time: Duration,
     /// The memory is locked.
     pub locked: bool,
     /// The memory is registered with the kernel's I/O.
@@ -83,7 +88,7 @@ pub struct IoStats {
 }
 
 impl IoStats {
-    /// Share of experts that were in the window, 0 to 1; `None` before the first.
+    /// Share of experts and neuron groups that were in the window, 0 to 1; `None` before the first.
     pub fn hit_rate(&self) -> Option<f64> {
         let all = self.hits + self.misses;
         (all > 0).then(|| self.hits as f64 / all as f64)
@@ -123,6 +128,7 @@ pub struct Store {
     stream: stream::Stream,
     rows: rows::Rows,
     window: Arena,
+    neurons: Neurons,
     slots: Vec<Slot>,
     state: State,
     read_plan: ReadPlan,
@@ -189,8 +195,12 @@ impl Store {
         let most_experts = (0..shape.layers() as u32).map(|l| shape.range(l).len()).max().unwrap_or(0);
         let policy = Policy::new(&shape);
         let state = State::with_staging(shape, plan.slots + plan.staging, plan.staging, policy);
-        let mut io = Reader::new(queue, plan.slots as usize);
-        let regions: Vec<_> = [trunk.region(), window.region()].into_iter().flatten().collect();
+        let mut io = Reader::new(queue, plan.slots.max(plan.floor_group_slots) as usize);
+        let neurons = Neurons::new(&pack, plan).map_err(|e| match e {
+            NewError::Format(e) => format(e),
+            NewError::Memory(e) => memory(e),
+        })?;
+        let regions: Vec<_> = [trunk.region(), window.region()].into_iter().flatten().chain(neurons.regions()).collect();
         io.registered = io.queue.register(&regions);
         let read_plan = ReadPlan::for_state(&state);
         let mut store = Store {
@@ -202,6 +212,7 @@ impl Store {
             rows,
             slots: vec![Slot { arrived: 0, fetch: NONE, warm: false, prepared: false }; window.len()],
             window,
+            neurons,
             state,
             read_plan,
             parts,
@@ -221,6 +232,7 @@ impl Store {
             guessed: Vec::with_capacity(most_experts),
         };
         store.load_trunk(plan, pool)?;
+        store.load_triggers(pool)?;
         Ok(store)
     }
 
@@ -243,7 +255,7 @@ impl Store {
     pub fn tensor(&self, handle: TensorHandle) -> Matrix<'_> {
         let bytes = |place: &Place| self.trunk.bytes(self.stream.span(place.run)?);
         let matrix = self.map.place(handle).and_then(|place| place.matrix(bytes(place)?));
-        matrix.unwrap_or(Matrix { qtype: QuantType::F32, rows: 0, cols: 0, bytes: &[], piece_rows: 1, piece_stride: 0 })
+        matrix.unwrap_or(Matrix::whole(QuantType::F32, 0, 0, &[]))
     }
 
     /// Experts that can be held at once.
@@ -361,9 +373,16 @@ impl Store {
 
     /// Notes what arrived. The error, if it is of an expert that is wanted.
     fn take_in(&mut self, arrival: reader::Arrival) -> Option<Error> {
-        if arrival.fetch.id.kind != Kind::Expert {
-            self.take_in_trunk(arrival);
-            return None;
+        match arrival.fetch.id.kind {
+            Kind::Expert => {}
+            Kind::NeuronGroup => {
+                self.take_in_groups(arrival);
+                return None;
+            }
+            _ => {
+                self.take_in_trunk(arrival);
+                return None;
+            }
         }
         let reader::Arrival { fetch, number, delivery, lease, result, last } = arrival;
         self.window.restore(lease);
@@ -510,7 +529,8 @@ impl Store {
             guesses_used: self.guesses_used,
             rereads: self.io.rereads,
             stall: self.stall,
-            locked: self.trunk.locked() && self.window.locked(),
+            group_time: self.neurons.time,
+            locked: self.trunk.locked() && self.window.locked() && self.neurons.locked(),
             registered: self.io.registered,
             latency: queue.latency.clone(),
             sizes: queue.sizes.clone(),

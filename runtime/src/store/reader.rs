@@ -34,6 +34,8 @@ pub(crate) struct Fetch {
     parts: Option<Parts>,
     /// Slices to a delivery; the last may have fewer.
     pub slices: usize,
+    /// Bundles, from `id` on by ordinal, back to back in the file: one, but for neighbours among neuron groups, which come in one delivery.
+    pub bundles: u32,
 }
 
 /// Bytes of a bundle in one slice, cut at chunks of its sums, so that each part is checked by itself.
@@ -76,6 +78,7 @@ pub(crate) struct Arrival {
 struct Landed {
     done: Done,
     id: BundleId,
+    bundles: u32,
     part: Range<u64>,
     sums: std::result::Result<(), FormatError>,
 }
@@ -116,7 +119,7 @@ impl Reader {
 
     /// Opens a fetch of `deliveries` deliveries of `slices` slices each; each is queued with [`Reader::deliver`].
     pub fn fetch(&mut self, id: BundleId, span: usize, deliveries: usize, slices: usize) -> u32 {
-        self.open(Fetch { id, span, left: deliveries as u32, spoiled: false, parts: None, slices })
+        self.open(Fetch { id, span, left: deliveries as u32, spoiled: false, parts: None, slices, bundles: 1 })
     }
 
     fn open(&mut self, fetch: Fetch) -> u32 {
@@ -160,9 +163,28 @@ impl Reader {
         Some((self.read_parts(arena, span, record, Parts { start, end, each }, Urgency::Demand)?, start))
     }
 
+    /// Reads `part` of a bundle, or with `bundles` above one that many whole bundles of one length that lie back to back (`part` then is all of them), to byte `at`
+    /// of a span, in one delivery. The fetch; `None` if the memory is not there.
+    pub fn read_groups(
+        &mut self,
+        arena: &mut Arena,
+        (span, at): (usize, usize),
+        record: &Record,
+        bundles: u32,
+        part: Range<u64>,
+    ) -> Option<u32> {
+        let length = usize::try_from(part.end.checked_sub(part.start)?).ok()?;
+        let lease = arena.lease_part(span, at..at.checked_add(length)?)?;
+        let parts = Parts { start: part.start, end: part.end, each: length as u64 };
+        let number = self.open(Fetch { id: record.id, span, left: 1, spoiled: false, parts: Some(parts), slices: 1, bundles });
+        self.deliver(number, record, 0, part, lease, Urgency::Demand);
+        Some(number)
+    }
+
     fn read_parts(&mut self, arena: &mut Arena, span: usize, record: &Record, parts: Parts, urgency: Urgency) -> Option<u32> {
         let count = parts.count();
-        let number = self.open(Fetch { id: record.id, span, left: count as u32, spoiled: false, parts: Some(parts), slices: 1 });
+        let number =
+            self.open(Fetch { id: record.id, span, left: count as u32, spoiled: false, parts: Some(parts), slices: 1, bundles: 1 });
         for i in 0..count {
             let part = parts.part(i);
             let here = |at: u64| usize::try_from(at - parts.start).ok();
@@ -230,7 +252,7 @@ impl Reader {
                     first.map_or(0..record.length, |first| first.start..own.last().map_or(first.end, |last| last.end))
                 }
             };
-            self.landed.push(Landed { done, id: fetch.id, part, sums: Ok(()) });
+            self.landed.push(Landed { done, id: fetch.id, bundles: fetch.bundles, part, sums: Ok(()) });
         }
         if self.check {
             pool.split(&mut self.landed, 1, &|_, landed, _| landed.iter_mut().for_each(|l| l.check(pack)));
@@ -241,7 +263,7 @@ impl Reader {
     /// The next of the deliveries collected. One whose sums do not match is read once more first.
     pub fn next(&mut self, pack: &Pack) -> Option<Arrival> {
         loop {
-            let Landed { done, id, part, sums } = self.landed.pop()?;
+            let Landed { done, id, part, sums, .. } = self.landed.pop()?;
             let (number, slice) = Self::of(done.tag);
             if sums.is_err() && done.tag & SECOND == 0 {
                 self.rereads += 1;
@@ -269,10 +291,18 @@ impl Landed {
         }
         let block = &pack.superblock;
         let bytes = usize::try_from(self.part.end - self.part.start).ok().and_then(|n| self.done.lease.bytes().get(..n));
-        let record = pack.index.get(self.id);
-        self.sums = record.and_then(|record| {
-            pack.index.check_part(record, &block.pack_id, block.chunk_bytes, self.part.clone(), bytes.unwrap_or_default())
-        });
+        let check = |id, part, bytes: &[u8]| {
+            let record = pack.index.get(id)?;
+            pack.index.check_part(record, &block.pack_id, block.chunk_bytes, part, bytes)
+        };
+        let bytes = bytes.unwrap_or_default();
+        if self.bundles == 1 {
+            self.sums = check(self.id, self.part.clone(), bytes);
+            return;
+        }
+        let length = bytes.len() / self.bundles as usize;
+        let ids = (0..self.bundles).map(|i| BundleId { ordinal: self.id.ordinal + i, ..self.id });
+        self.sums = ids.zip(bytes.chunks(length.max(1))).try_for_each(|(id, bytes)| check(id, 0..length as u64, bytes));
     }
 }
 

@@ -113,7 +113,7 @@ impl Store {
         held.into_iter().for_each(|(layer, expert, _)| self.state.forget(layer, expert));
         self.state.clear_staging();
         self.state.relearn();
-        Ok(())
+        self.clear_groups(pool)
     }
 
     /// Reads the batches of `log` again, each as one, the next when the last is there, as a run does whose computing takes no time. Time taken and

@@ -89,6 +89,6 @@ impl Store {
     pub fn row(&self, embedding: TensorHandle, slot: usize) -> Matrix<'_> {
         let bytes = self.rows.rows.get(slot).and_then(|at| self.trunk.part(self.rows.first + slot, at.clone()));
         let row = self.map.place(embedding).zip(bytes).map(|(place, bytes)| place.row(bytes));
-        row.unwrap_or(Matrix { qtype: QuantType::F32, rows: 0, cols: 0, bytes: &[], piece_rows: 1, piece_stride: 0 })
+        row.unwrap_or(Matrix::whole(QuantType::F32, 0, 0, &[]))
     }
 }

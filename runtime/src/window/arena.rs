@@ -183,6 +183,19 @@ impl Arena {
         Some(Lease { map, span, start: at.start, length: at.len() })
     }
 
+    /// Copies `length` bytes within a span, from one place to another that does not overlap it. False, and nothing is done, if a part of either is not inside the
+    /// span or is leased.
+    pub fn copy(&mut self, span: usize, from: usize, to: usize, length: usize) -> bool {
+        let place = |start: usize| self.place(span, &(start..start.checked_add(length)?));
+        let (Some(from), Some(to)) = (place(from), place(to)) else { return false };
+        let apart = from.end <= to.start || to.end <= from.start;
+        let free = words(&from).chain(words(&to)).all(|(word, bits)| self.leased[word] & bits == 0);
+        let Some(map) = self.map.as_ref().filter(|_| apart && free) else { return false };
+        // SAFETY: both places lie inside the mapping, do not overlap, and no page of them is leased; `&mut self` says that nobody reads them now.
+        unsafe { std::ptr::copy_nonoverlapping(map.base.as_ptr().add(from.start), map.base.as_ptr().add(to.start), length) };
+        true
+    }
+
     /// Puts leased bytes back. A lease of another arena is dropped without effect.
     pub fn restore(&mut self, lease: Lease) {
         if self.map.as_ref().is_some_and(|m| Arc::ptr_eq(m, &lease.map)) {
@@ -304,6 +317,23 @@ mod tests {
         assert!((60..190).all(|page| arena.part(1, page * P..page * P + 1).is_none()));
         arena.restore(middle);
         assert!(arena.bytes(1).is_some() && arena.part(1, 7..7).is_some());
+    }
+
+    #[test]
+    fn bytes_move_within_a_span_unless_they_are_leased() {
+        const P: usize = SPAN_ALIGNMENT;
+        let mut arena = Arena::new([P, 4 * P]).unwrap();
+        let lease = arena.lease_part(1, P..2 * P).unwrap();
+        // SAFETY: the lease is ours and nothing else refers to its bytes.
+        unsafe { lease.as_ptr().write_bytes(9, lease.len()) };
+        assert!(!arena.copy(1, P, 3 * P, P) && !arena.copy(1, 2 * P, P, P));
+        arena.restore(lease);
+        assert!(arena.copy(1, P, 3 * P, P));
+        assert!(arena.part(1, 3 * P..4 * P).unwrap().iter().all(|&b| b == 9));
+        assert!(arena.part(1, 2 * P..3 * P).unwrap().iter().all(|&b| b == 0));
+        assert!(
+            !arena.copy(1, P, P + 8, P) && !arena.copy(1, 0, 3 * P + 1, P) && !arena.copy(2, 0, 0, 0) && !arena.copy(1, usize::MAX, 0, 2)
+        );
     }
 
     #[test]

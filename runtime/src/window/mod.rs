@@ -2,6 +2,7 @@
 
 pub mod arena;
 pub mod policy;
+pub mod recent;
 
 use policy::{Key, Policy, Purpose, Shape, Use};
 
