@@ -100,7 +100,7 @@ fn main() {
     {
         let set = SETS.into_iter().find(|s| format!("{s:?}").eq_ignore_ascii_case(set));
         let (Some(t), Some(set)) = (QuantType::from_name(t), set) else {
-            eprintln!("--count TYPE scalar|avx2|avx512");
+            eprintln!("--count TYPE scalar|avx2|avx512|neon");
             std::process::exit(2);
         };
         return count(t, set);

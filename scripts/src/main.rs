@@ -1,7 +1,8 @@
-//! `cargo x COMMAND`: the project's own commands. `demo` shows the product, `test` is everything CI runs, `compare` and `ablation` repeat the README's numbers,
-//! `kernels` those of `docs/kernels.md`, `plan-check` holds predictions against measurements, `cache-sim` compares cache policies, `neurons`
-//! the steps that save reading of neuron groups.
+//! `cargo x COMMAND`: the project's own commands. `demo` shows the product, `test` is everything CI runs, `aarch64` tests for another processor. The others repeat
+//! measurements: `compare`, `ablation` and `drive` the README's, `kernels` those of `docs/kernels.md`, `plan-check` holds predictions against them, `cache-sim`
+//! compares cache policies, `neurons` the steps that save reading of neuron groups.
 
+mod aarch64;
 mod ablation;
 #[cfg(feature = "cache-sim")]
 mod cache_sim;
@@ -23,6 +24,8 @@ const USAGE: &str = "cargo x COMMAND
 
   demo                 build, convert the bundled model, verify it, generate text inside a window smaller than its experts
   test                 everything CI runs: formatting, clippy, all tests
+  aarch64 [CARGO TEST ARGUMENTS]
+                       build for aarch64 and run tests in an emulator: the format's own and the kernels of both ARM sets, or what is given
   compare GGUF --llama-bench PATH [--limits 8G,4G] [--prompts 64,256,512] [--tokens 48] [--runs 3] [--no-mmap]
                        speed of forebay and of llama.cpp on the same file under the same memory limits, and of fio (needs root)
   ablation PACK [--limit 4G] [--tokens 32] [--runs 3]
@@ -56,6 +59,7 @@ fn run() -> Result<()> {
     match command {
         "demo" if rest.is_empty() => demo::run(),
         "test" if rest.is_empty() => test::run(),
+        "aarch64" => aarch64::run(rest),
         "compare" => compare::run(rest),
         "ablation" => ablation::run(rest),
         "drive" => drive::run(rest),

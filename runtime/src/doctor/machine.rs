@@ -53,8 +53,15 @@ impl Machine {
 }
 
 fn cpu_name(cpuinfo: &str) -> String {
-    let line = cpuinfo.lines().find(|line| line.starts_with("model name") || line.starts_with("Model"));
-    line.and_then(|line| line.split_once(':')).map_or_else(|| "unknown processor".into(), |(_, name)| name.trim().to_string())
+    let value = |key: &str| cpuinfo.lines().filter_map(|line| line.split_once(':')).find(|(k, _)| k.trim() == key).map(|(_, v)| v.trim());
+    if let Some(name) = value("model name").or_else(|| value("Model")) {
+        return name.to_string();
+    }
+    // Most ARM kernels tell no name.
+    match (value("CPU implementer"), value("CPU part")) {
+        (Some(implementer), Some(part)) => format!("ARM processor, implementer {implementer}, part {part}"),
+        _ => "unknown processor".into(),
+    }
 }
 
 /// The choice in brackets of a list such as `always [madvise] never`.
@@ -76,7 +83,14 @@ fn features() -> Vec<&'static str> {
     all.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+fn features() -> Vec<&'static str> {
+    macro_rules! list { ($($name:tt)*) => { [$(($name, std::arch::is_aarch64_feature_detected!($name))),*] }; }
+    let all = list!["neon" "dotprod" "fp16" "bf16" "i8mm" "sve" "sve2"];
+    all.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn features() -> Vec<&'static str> {
     Vec::new()
 }
@@ -88,6 +102,8 @@ mod tests {
     #[test]
     fn what_the_system_says_is_understood() {
         assert_eq!(cpu_name("processor : 0\nmodel name\t: Fast CPU @ 3 GHz\n"), "Fast CPU @ 3 GHz");
+        assert_eq!(cpu_name("processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\n"), "ARM processor, implementer 0x41, part 0xd0c");
+        assert_eq!(cpu_name("processor\t: 0\nModel\t\t: A Board Rev 1.4\n"), "A Board Rev 1.4");
         assert_eq!(cpu_name(""), "unknown processor");
         assert_eq!(bracketed("always [madvise] never\n"), "madvise");
         assert_eq!(bracketed("nothing"), "");

@@ -162,6 +162,68 @@ pub(super) mod avx2 {
     }
 }
 
+/// The same numbers with NEON.
+#[cfg(target_arch = "aarch64")]
+pub(super) mod neon {
+    use super::{Form, scales};
+    use std::arch::aarch64::*;
+
+    /// # Safety
+    /// The machine has NEON; the lengths of the slices follow from `form` and `x.len()`, a multiple of the block.
+    #[target_feature(enable = "neon")]
+    pub unsafe fn quantise(form: Form, x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i16]) {
+        for ((x, q), d) in x.chunks_exact(form.block()).zip(q.chunks_exact_mut(form.block())).zip(d) {
+            let (scale, inverse) = scales(largest(x));
+            *d = scale;
+            if inverse == 0.0 {
+                q.fill(0);
+                continue;
+            }
+            for (x, q) in x.as_chunks::<16>().0.iter().zip(q.as_chunks_mut::<16>().0) {
+                round(x, inverse, q);
+            }
+        }
+        for (sum, q) in sums.iter_mut().zip(q.chunks_exact(form.group())) {
+            // At most 32 * 127.
+            *sum = q.as_chunks::<16>().0.iter().map(|q| sixteen(q)).sum();
+        }
+    }
+
+    /// Bits of the largest magnitude.
+    #[target_feature(enable = "neon")]
+    fn largest(x: &[f32]) -> u32 {
+        let mut max = vdupq_n_u32(0);
+        for x in x.as_chunks::<4>().0 {
+            // SAFETY: four values.
+            let bits = vreinterpretq_u32_f32(unsafe { vld1q_f32(x.as_ptr()) });
+            max = vmaxq_u32(max, vandq_u32(bits, vdupq_n_u32(0x7fff_ffff)));
+        }
+        vmaxvq_u32(max)
+    }
+
+    /// `q = round_half_even(x * inverse)`; the results lie in -127..=127.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn round(x: &[f32; 16], inverse: f32, q: &mut [i8; 16]) {
+        let part = |i: usize| {
+            // SAFETY: four times four values.
+            let x = unsafe { vld1q_f32(x.as_ptr().add(4 * i)) };
+            vqmovn_s32(vcvtnq_s32_f32(vmulq_n_f32(x, inverse)))
+        };
+        let (low, high) = (vcombine_s16(part(0), part(1)), vcombine_s16(part(2), part(3)));
+        // SAFETY: sixteen values.
+        unsafe { vst1q_s8(q.as_mut_ptr(), vcombine_s8(vqmovn_s16(low), vqmovn_s16(high))) };
+    }
+
+    /// Sum of sixteen values.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn sixteen(q: &[i8; 16]) -> i16 {
+        // SAFETY: sixteen values.
+        vaddlvq_s8(unsafe { vld1q_s8(q.as_ptr()) })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

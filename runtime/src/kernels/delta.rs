@@ -75,6 +75,14 @@ pub(super) fn scalar(state: &mut [f32], tokens: &[Token<'_>], out: &mut [f32]) {
     }
 }
 
+/// The same with fused multiply-add, which every AArch64 machine has: the bits of the x86 sets.
+#[cfg(target_arch = "aarch64")]
+pub(super) fn fused(state: &mut [f32], tokens: &[Token<'_>], out: &mut [f32]) {
+    for (panel, from, width) in panels(state, tokens[0].k.len(), tokens[0].v.len()) {
+        narrow::<true>(panel, tokens, out, from, width);
+    }
+}
+
 /// The same with fused multiply-add: AVX2 and AVX-512 give the same bits.
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86 {

@@ -115,7 +115,7 @@ pub enum KernelSet {
     Avx2,
     /// x86-64 with AVX-512 (F, BW, DQ, VL, VBMI, VNNI) beside what [`KernelSet::Avx2`] asks for.
     Avx512,
-    /// AArch64. No kernels of its own yet: [`Kernels::with_set`] says so.
+    /// AArch64: NEON, with the dot product instruction where the machine has it; the same bits without.
     Neon,
 }
 

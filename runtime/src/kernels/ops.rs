@@ -39,6 +39,7 @@ pub(super) enum Integer {
     /// Row by row.
     Rows(Dots),
     /// In tiles: with one activation row, and with at most [`MANY`].
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // ARM has no tiles
     Tiles(Tile, Tile),
 }
 
@@ -139,6 +140,10 @@ pub(super) fn find(set: KernelSet) -> Option<&'static Ops> {
         }
         #[cfg(target_arch = "x86_64")]
         KernelSet::Avx512 if find(KernelSet::Avx2).is_some() && has_avx512() => Some(&AVX512),
+        #[cfg(target_arch = "aarch64")]
+        KernelSet::Neon if std::arch::is_aarch64_feature_detected!("dotprod") => Some(&NEON),
+        #[cfg(target_arch = "aarch64")]
+        KernelSet::Neon if std::arch::is_aarch64_feature_detected!("neon") => Some(&NEON_BASE),
         KernelSet::Avx2 | KernelSet::Avx512 | KernelSet::Neon => None,
     }
 }
@@ -175,3 +180,27 @@ fn has_avx512() -> bool {
 #[cfg(target_arch = "x86_64")]
 static AVX512: Ops =
     Ops { set: KernelSet::Avx512, name: "avx512", of: quants::avx512_ops, exp: &vector::exp::AVX512, delta: delta::x86::avx512, ..AVX2 };
+
+/// Kernels for NEON and its dot product.
+#[cfg(target_arch = "aarch64")]
+pub(super) static NEON: Ops = Ops { name: "neon-dotprod", of: quants::neon_ops, ..NEON_BASE };
+
+/// Kernels for NEON alone: the same bits, with more instructions for the products of integers. Plain Rust is compiled for NEON as well on this
+/// architecture, so what is not named here loses nothing.
+#[cfg(target_arch = "aarch64")]
+pub(super) static NEON_BASE: Ops = Ops {
+    set: KernelSet::Neon,
+    name: "neon",
+    of: quants::neon_base_ops,
+    quantise: blocks::neon::quantise,
+    add: strip::neon::add,
+    tile: strip::neon::tile,
+    add_f16: strip::neon::add_f16,
+    axpy: vector::neon::axpy,
+    axpy_f16: vector::neon::axpy_f16,
+    to_f16: vector::neon::to_f16,
+    from_f16: vector::neon::from_f16,
+    delta: delta::fused,
+    panels: &panel::NEON,
+    ..SCALAR
+};

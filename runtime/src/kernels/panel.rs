@@ -176,6 +176,58 @@ mod avx2 {
     }
 }
 
+/// With fused multiply-add: the bits of [`AVX2`]. The functions of whole numbers are plain Rust, which is compiled for NEON.
+#[cfg(target_arch = "aarch64")]
+pub(super) static NEON: Panels = Panels {
+    products: [neon::products::<1>, neon::products::<2>, neon::products::<3>, neon::products::<4>],
+    by_column,
+    by_line,
+    widen: neon::widen,
+};
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use super::{COLUMNS, Line};
+    use std::arch::aarch64::*;
+
+    /// # Safety
+    /// Of [`super::Products`].
+    #[target_feature(enable = "neon")]
+    pub unsafe fn products<const R: usize>(a: *const f32, stride: usize, panel: &[Line], out: *mut f32, out_stride: usize) {
+        const V: usize = COLUMNS / 4;
+        // SAFETY: row `r < R` of `a` has a value for each line, row `r` of `out` sixteen.
+        unsafe {
+            let mut sums = [[vdupq_n_f32(0.0); V]; R];
+            for (r, sums) in sums.iter_mut().enumerate() {
+                for (j, sum) in sums.iter_mut().enumerate() {
+                    *sum = vld1q_f32(out.add(r * out_stride + 4 * j));
+                }
+            }
+            for (i, line) in panel.iter().enumerate() {
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let a = *a.add(r * stride + i);
+                    for (j, sum) in sums.iter_mut().enumerate() {
+                        *sum = vfmaq_n_f32(*sum, vld1q_f32(line.0.as_ptr().add(4 * j)), a);
+                    }
+                }
+            }
+            for (r, sums) in sums.iter().enumerate() {
+                for (j, &sum) in sums.iter().enumerate() {
+                    vst1q_f32(out.add(r * out_stride + 4 * j), sum);
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "neon")]
+    pub fn widen(from: &[[u16; COLUMNS]], to: &mut [Line]) {
+        for (from, to) in from.iter().zip(to) {
+            // SAFETY: the machine has NEON; sixteen values each.
+            unsafe { super::vector::neon::from_f16(from, &mut to.0) }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -227,3 +227,124 @@ pub(super) mod avx2 {
         }
     }
 }
+
+/// The same sums with NEON, the bits of AVX2.
+#[cfg(target_arch = "aarch64")]
+pub(super) mod neon {
+    use super::{GROUP, LANES, NARROW, Narrow, Strip, Sums};
+    use std::arch::aarch64::*;
+
+    /// The running sums in registers.
+    type Lanes = [float32x4_t; LANES / 4];
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn load(sums: &Sums) -> Lanes {
+        let mut lanes = [vdupq_n_f32(0.0); LANES / 4];
+        for (lane, s) in lanes.iter_mut().zip(sums.0.as_chunks::<4>().0) {
+            // SAFETY: four values.
+            *lane = unsafe { vld1q_f32(s.as_ptr()) };
+        }
+        lanes
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn store(lanes: &Lanes, sums: &mut Sums) {
+        for (lane, s) in lanes.iter().zip(sums.0.as_chunks_mut::<4>().0) {
+            // SAFETY: four values.
+            unsafe { vst1q_f32(s.as_mut_ptr(), *lane) };
+        }
+    }
+
+    /// # Safety
+    /// The machine has NEON; `a` is as long as `w`, a multiple of 32.
+    #[target_feature(enable = "neon")]
+    pub unsafe fn add(w: &[f32], a: &[f32], sums: &mut Sums) {
+        debug_assert!(w.len() == a.len() && w.len().is_multiple_of(LANES));
+        let mut lanes = load(sums);
+        for (w, a) in w.as_chunks::<LANES>().0.iter().zip(a.as_chunks::<LANES>().0) {
+            for (l, lane) in lanes.iter_mut().enumerate() {
+                // SAFETY: both have 32 values.
+                *lane = unsafe { vfmaq_f32(*lane, vld1q_f32(w.as_ptr().add(4 * l)), vld1q_f32(a.as_ptr().add(4 * l))) };
+            }
+        }
+        store(&lanes, sums);
+    }
+
+    /// # Safety
+    /// The machine has NEON; `len` is a multiple of 32, at most [`STRIP`](super::STRIP) and the length of each row of `a`; there are sums for every row.
+    #[target_feature(enable = "neon")]
+    pub unsafe fn tile(w: &[Strip], a: &[&[f32]], len: usize, sums: &mut [[Narrow; GROUP]]) {
+        for (w, sums) in w.chunks(2).zip(sums.chunks_mut(2)) {
+            for first in (0..a.len()).step_by(2) {
+                // SAFETY: the caller's promise; `first` and what follows are inside.
+                unsafe {
+                    match (w.len(), a.len() - first) {
+                        (2, 1) => block::<2, 1>(w, a, first, len, sums),
+                        (2, _) => block::<2, 2>(w, a, first, len, sums),
+                        (_, 1) => block::<1, 1>(w, a, first, len, sums),
+                        (_, _) => block::<1, 2>(w, a, first, len, sums),
+                    }
+                }
+            }
+        }
+    }
+
+    /// `R` weight rows and `A` activation rows from `first` on, sums in registers.
+    ///
+    /// # Safety
+    /// As [`tile`].
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn block<const R: usize, const A: usize>(w: &[Strip], a: &[&[f32]], first: usize, len: usize, sums: &mut [[Narrow; GROUP]]) {
+        const V: usize = NARROW / 4;
+        debug_assert!(w.len() >= R && sums.len() >= R && a.len() >= first + A && a[first..first + A].iter().all(|a| a.len() >= len));
+        // SAFETY: all accesses are below `len`, resp. inside the sums.
+        unsafe {
+            let mut lanes = [[[vdupq_n_f32(0.0); V]; A]; R];
+            for r in 0..R {
+                for j in 0..A {
+                    for l in 0..V {
+                        lanes[r][j][l] = vld1q_f32(sums[r][first + j].0.as_ptr().add(4 * l));
+                    }
+                }
+            }
+            for at in (0..len).step_by(NARROW) {
+                for l in 0..V {
+                    for j in 0..A {
+                        let a = vld1q_f32(a.get_unchecked(first + j).as_ptr().add(at + 4 * l));
+                        for r in 0..R {
+                            lanes[r][j][l] = vfmaq_f32(lanes[r][j][l], vld1q_f32(w.get_unchecked(r).0.as_ptr().add(at + 4 * l)), a);
+                        }
+                    }
+                }
+            }
+            for r in 0..R {
+                for j in 0..A {
+                    for l in 0..V {
+                        vst1q_f32(sums[r][first + j].0.as_mut_ptr().add(4 * l), lanes[r][j][l]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// The machine has NEON; `a` is as long as `w`, a multiple of 32.
+    #[target_feature(enable = "neon")]
+    pub unsafe fn add_f16(w: &[u16], a: &[f32], sums: &mut Sums) {
+        debug_assert!(w.len() == a.len() && w.len().is_multiple_of(LANES));
+        let mut lanes = load(sums);
+        for (w, a) in w.as_chunks::<LANES>().0.iter().zip(a.as_chunks::<LANES>().0) {
+            for (l, lane) in lanes.iter_mut().enumerate() {
+                // SAFETY: both have 32 values.
+                unsafe {
+                    let w = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(w.as_ptr().add(4 * l))));
+                    *lane = vfmaq_f32(*lane, w, vld1q_f32(a.as_ptr().add(4 * l)));
+                }
+            }
+        }
+        store(&lanes, sums);
+    }
+}

@@ -12,9 +12,10 @@ use std::sync::Arc;
 
 use rustix::mm::{Advice, MapFlags, MlockFlags, ProtFlags, madvise, mlock_with, mmap_anonymous, munmap};
 
-/// Start and length of every span are multiples of this. Covers the page size and every direct-I/O alignment the reader accepts.
+/// Start and length of every span are multiples of this, which covers every direct-I/O alignment the reader accepts. What is called a page below has
+/// this size, also where the kernel's pages have 16 or 64 KiB: leases are kept in a bitmap of our own, and only the whole mapping is advised and locked.
 pub const SPAN_ALIGNMENT: usize = 4096;
-/// Huge pages of x86-64 and of arm64 with 4 KiB pages; the mapping starts on a multiple.
+/// Huge pages of x86-64 and of arm64 with 4 KiB pages; the mapping starts on a multiple, which is one of every page size.
 const HUGE_PAGE: usize = 2 << 20;
 
 /// One anonymous mapping.

@@ -449,3 +449,30 @@ fn mistakes_of_the_caller_panic() {
     let mut job = [Job { weights: w, activations: &a, picked: Some(&[1]), out: &mut out }];
     assert!(fails(&mut || k.matmul_jobs(&pool, &mut job)), "picked row outside");
 }
+
+/// Machines without the dot product instruction get the bits of those with it.
+#[cfg(target_arch = "aarch64")]
+#[test]
+fn the_dot_product_instruction_changes_no_bit() {
+    use crate::kernels::ops::{NEON, NEON_BASE};
+    if !std::arch::is_aarch64_feature_detected!("dotprod") {
+        println!("SKIP: this machine has no dot product instruction");
+        return;
+    }
+    let pool = Pool::new(1);
+    let mut random = Random(12);
+    let (rows, n) = (7, 15); // groups of eight, four, two and one
+    for t in QUANTS.iter().map(|q| q.qtype).filter(|t| !t.is_float()) {
+        for fill in [Fill::Random, Fill::Byte(0x80), Fill::Byte(0xff)] {
+            let cols = 5 * t.block_len();
+            let bytes = weights(t, rows * cols, fill, &mut random, Random::float);
+            let w = Matrix::whole(t, rows, cols, &bytes);
+            let x: Vec<f32> = (0..n * cols).map(|i| if i % 3 == 0 { -1.0 } else { random.float() }).collect();
+            let outs = [&NEON, &NEON_BASE].map(|ops| {
+                let k = Kernels { ops, mode: ActivationMode::Int8 };
+                product(&k, &pool, &w, &load(&k, &pool, &x, n, t))
+            });
+            assert!(outs[0].iter().zip(&outs[1]).all(|(a, b)| a.to_bits() == b.to_bits()), "{} {fill:?}", t.name());
+        }
+    }
+}

@@ -54,3 +54,35 @@ pub mod avx2 {
 /// Decoding is bound by memory: AVX2 does.
 #[cfg(target_arch = "x86_64")]
 pub use avx2 as avx512;
+
+/// Safety of all: the machine has NEON.
+#[cfg(target_arch = "aarch64")]
+pub mod neon {
+    pub use super::scalar::f32;
+    use std::arch::aarch64::*;
+
+    #[target_feature(enable = "neon")]
+    pub unsafe fn f16(row: &[u8], out: &mut [f32]) {
+        let (blocks, tail) = row.as_chunks::<8>();
+        let (values, last) = out.as_chunks_mut::<4>();
+        for (block, values) in blocks.iter().zip(values) {
+            // SAFETY: eight bytes, four values.
+            unsafe { vst1q_f32(values.as_mut_ptr(), vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(block.as_ptr())))) }
+        }
+        super::scalar::f16(tail, last);
+    }
+
+    #[target_feature(enable = "neon")]
+    pub unsafe fn bf16(row: &[u8], out: &mut [f32]) {
+        let (blocks, tail) = row.as_chunks::<8>();
+        let (values, last) = out.as_chunks_mut::<4>();
+        for (block, values) in blocks.iter().zip(values) {
+            // SAFETY: eight bytes, four values.
+            unsafe {
+                let wide = vshll_n_u16::<16>(vreinterpret_u16_u8(vld1_u8(block.as_ptr())));
+                vst1q_f32(values.as_mut_ptr(), vreinterpretq_f32_u32(wide));
+            }
+        }
+        super::scalar::bf16(tail, last);
+    }
+}

@@ -7,6 +7,8 @@ fn unpack(block: &[u8; 56]) -> Large {
     groups(block).into()
 }
 plain::kernels!(dot_large, IQ1_M, super::unpack);
+#[cfg(target_arch = "aarch64")]
+super::neon::points!(56, false);
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx2 {

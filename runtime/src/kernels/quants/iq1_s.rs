@@ -7,6 +7,8 @@ fn unpack(block: &[u8; 50]) -> Large {
     groups(block).into()
 }
 plain::kernels!(dot_large, IQ1_S, super::unpack);
+#[cfg(target_arch = "aarch64")]
+super::neon::points!(50, true);
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx2 {

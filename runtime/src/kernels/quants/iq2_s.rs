@@ -7,6 +7,8 @@ fn unpack(block: &[u8; 82]) -> Large {
     groups(block).into()
 }
 plain::kernels!(dot_large, IQ2_S, super::unpack);
+#[cfg(target_arch = "aarch64")]
+super::neon::points!(82, false);
 #[cfg(target_arch = "x86_64")]
 super::points::kernels!(82, 0.125, parts);
 

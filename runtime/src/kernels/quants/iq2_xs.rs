@@ -7,6 +7,8 @@ fn unpack(block: &[u8; 74]) -> Large {
     groups(block).into()
 }
 plain::kernels!(dot_large, IQ2_XS, super::unpack);
+#[cfg(target_arch = "aarch64")]
+super::neon::points!(74, false);
 #[cfg(target_arch = "x86_64")]
 super::points::kernels!(74, 0.125, parts);
 

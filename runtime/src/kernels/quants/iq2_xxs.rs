@@ -7,6 +7,8 @@ fn unpack(block: &[u8; 66]) -> Large {
     groups(block).into()
 }
 plain::kernels!(dot_large, IQ2_XXS, super::unpack);
+#[cfg(target_arch = "aarch64")]
+super::neon::points!(66, true);
 #[cfg(target_arch = "x86_64")]
 super::points::kernels!(66, 0.125, parts);
 

@@ -7,6 +7,8 @@ fn unpack(block: &[u8; 110]) -> Large {
     groups(block).into()
 }
 plain::kernels!(dot_large, IQ3_S, super::unpack);
+#[cfg(target_arch = "aarch64")]
+super::neon::points!(110, true);
 #[cfg(target_arch = "x86_64")]
 super::points::kernels!(110, 1.0, parts);
 

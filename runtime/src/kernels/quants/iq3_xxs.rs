@@ -7,6 +7,8 @@ fn unpack(block: &[u8; 98]) -> Large {
     groups(block).into()
 }
 plain::kernels!(dot_large, IQ3_XXS, super::unpack);
+#[cfg(target_arch = "aarch64")]
+super::neon::points!(98, true);
 #[cfg(target_arch = "x86_64")]
 super::points::kernels!(98, 0.25, parts);
 

@@ -44,3 +44,20 @@ pub mod avx2 {
 pub mod avx512 {
     crate::kernels::quants::avx512::small!(18);
 }
+
+#[cfg(target_arch = "aarch64")]
+pub mod neon {
+    use crate::kernels::quants::neon::{self as arm, Small};
+    use forebay_format::quant::iq4_nl::CODEBOOK;
+
+    arm::small!(18, false);
+
+    #[inline(always)]
+    fn unpack(block: &[u8; 18]) -> Small {
+        // SAFETY: NEON is there: see `arm`.
+        unsafe {
+            let [low, high] = arm::nibbles(block, 2);
+            Small { q: [arm::look_up(&CODEBOOK, low), arm::look_up(&CODEBOOK, high)], d: arm::half(block, 0), m: 0.0 }
+        }
+    }
+}

@@ -96,3 +96,28 @@ pub mod avx2 {
 pub mod avx512 {
     crate::kernels::quants::avx512::large!(136, narrow);
 }
+
+#[cfg(target_arch = "aarch64")]
+pub mod neon {
+    use crate::kernels::quants::neon::{self as arm, Large};
+    use forebay_format::quant::iq4_nl::CODEBOOK;
+    use std::arch::aarch64::*;
+
+    arm::large!(136, true, false);
+
+    #[inline(always)]
+    fn unpack(block: &[u8; 136]) -> Large {
+        // SAFETY: NEON is there: see `arm`; there are eight scales.
+        unsafe {
+            let mut q = [vdupq_n_s8(0); 16];
+            for (k, q) in q.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                let [low, high] = arm::nibbles(block, 8 + 16 * k);
+                *q = [arm::look_up(&CODEBOOK, low), arm::look_up(&CODEBOOK, high)];
+            }
+            // Each stands for two groups.
+            let scales = vmovn_s16(vld1q_s16(super::scales(block).as_ptr()));
+            let scales = vcombine_s8(vzip1_s8(scales, scales), vzip2_s8(scales, scales));
+            Large::scaled(q, arm::groups(scales), arm::half(block, 0))
+        }
+    }
+}

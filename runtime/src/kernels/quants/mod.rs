@@ -1,5 +1,5 @@
 //! One file per quant type: how a block becomes small integers and scales, in plain Rust and in each instruction set. What happens
-//! to the integers afterwards is the same for all types of a block length and lives in [`scalar`] and `avx2`.
+//! to the integers afterwards is the same for all types of a block length and lives in [`scalar`], `avx2` and `neon`.
 //!
 //! A block of 32 is `d * q + m`; a block of 256 is `d * scale * q - dmin * min` with a scale and a minimum per 16 values.
 
@@ -20,6 +20,8 @@ mod iq3_xxs;
 mod iq4_nl;
 mod iq4_xs;
 mod mxfp4;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod nvfp4;
 #[cfg(target_arch = "x86_64")]
 mod passes;
@@ -46,9 +48,9 @@ mod turned;
 use super::ops::{Integer, TypeOps};
 use forebay_format::QuantType;
 
-/// The functions `$set` of the types' modules as a table.
+/// The functions `$set` of the types' modules as a table, with the integer products that are called `$integer` there.
 macro_rules! table {
-    ($name:ident, $set:ident) => {
+    ($name:ident, $set:ident, $integer:ident) => {
         /// Kernels of one type in this set.
         pub(super) fn $name(qtype: QuantType) -> &'static TypeOps {
             macro_rules! float {
@@ -58,7 +60,7 @@ macro_rules! table {
             }
             macro_rules! quant {
                 ($t:ident) => {
-                    &TypeOps { decode: $t::$set::decode, integer: $t::$set::INTEGER }
+                    &TypeOps { decode: $t::$set::decode, integer: $t::$set::$integer }
                 };
             }
             match qtype {
@@ -92,8 +94,12 @@ macro_rules! table {
         }
     };
 }
-table!(scalar_ops, scalar);
+table!(scalar_ops, scalar, INTEGER);
 #[cfg(target_arch = "x86_64")]
-table!(avx2_ops, avx2);
+table!(avx2_ops, avx2, INTEGER);
 #[cfg(target_arch = "x86_64")]
-table!(avx512_ops, avx512);
+table!(avx512_ops, avx512, INTEGER);
+#[cfg(target_arch = "aarch64")]
+table!(neon_ops, neon, INTEGER);
+#[cfg(target_arch = "aarch64")]
+table!(neon_base_ops, neon, BASE);

@@ -61,3 +61,20 @@ pub mod avx2 {
 pub mod avx512 {
     crate::kernels::quants::avx512::small!(17);
 }
+
+#[cfg(target_arch = "aarch64")]
+pub mod neon {
+    use crate::kernels::quants::neon::{self as arm, Small};
+    use forebay_format::quant::mxfp4::{LEVELS, half_scale};
+
+    arm::small!(17, false);
+
+    #[inline(always)]
+    fn unpack(block: &[u8; 17]) -> Small {
+        // SAFETY: NEON is there: see `arm`.
+        unsafe {
+            let [low, high] = arm::nibbles(block, 1);
+            Small { q: [arm::look_up(&LEVELS, low), arm::look_up(&LEVELS, high)], d: half_scale(block[0]), m: 0.0 }
+        }
+    }
+}

@@ -165,3 +165,73 @@ pub mod avx512 {
         }
     }
 }
+
+#[cfg(target_arch = "aarch64")]
+pub mod neon {
+    use super::{BYTES, LEVELS, scale};
+    use crate::kernels::blocks::QRow;
+    use crate::kernels::ops::{Dots, Integer};
+    use crate::kernels::quants::neon as arm;
+    use std::arch::aarch64::*;
+
+    pub const INTEGER: Integer =
+        Integer::Rows(Dots { one: dot::<true, 1>, two: dot::<true, 2>, four: dot::<true, 4>, eight: dot::<true, 8> });
+
+    /// Without the dot product instruction.
+    pub const BASE: Integer =
+        Integer::Rows(Dots { one: dot::<false, 1>, two: dot::<false, 2>, four: dot::<false, 4>, eight: dot::<false, 8> });
+
+    /// The four sub-blocks.
+    #[inline(always)]
+    fn unpack(block: &[u8; BYTES]) -> [int8x16_t; 4] {
+        // SAFETY: NEON is there: see `arm`.
+        unsafe {
+            let mut q = [vdupq_n_s8(0); 4];
+            for (h, q) in q.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                // Eight bytes a sub-block: its first eight values in the low halves, the others in the high halves.
+                let [low, high] = arm::nibbles(block, 4 + 16 * h);
+                let (low, high) = (vreinterpretq_u64_u8(low), vreinterpretq_u64_u8(high));
+                let (first, second) = (vreinterpretq_u8_u64(vzip1q_u64(low, high)), vreinterpretq_u8_u64(vzip2q_u64(low, high)));
+                *q = [arm::look_up(&LEVELS, first), arm::look_up(&LEVELS, second)];
+            }
+            q
+        }
+    }
+
+    /// # Safety
+    /// The machine has NEON and what `DOT` says; each activation row has as many values as the weight row.
+    #[target_feature(enable = "neon")]
+    pub unsafe fn dot<const DOT: bool, const N: usize>(row: &[u8], acts: &[QRow<'_>; N], out: &mut [f32; N]) {
+        let mut sums = [vdupq_n_f32(0.0); N];
+        for (b, block) in row.as_chunks::<BYTES>().0.iter().enumerate() {
+            let q = unpack(block);
+            for j in 0..N {
+                debug_assert!(acts[j].d.len() >= 2 * (b + 1));
+                for s in 0..4 {
+                    // SAFETY: activations have the row's values, two blocks of 32 for each of its blocks.
+                    let (a, d) = unsafe { (arm::activations(&acts[j], 64 * b + 16 * s), *acts[j].d.get_unchecked(2 * b + s / 2)) };
+                    let products = vcvtq_f32_s32(arm::quads::<DOT>(vdupq_n_s32(0), q[s], a));
+                    sums[j] = vfmaq_n_f32(sums[j], products, scale(block, s) * d);
+                }
+            }
+        }
+        for j in 0..N {
+            out[j] = arm::total(sums[j]);
+        }
+    }
+
+    /// # Safety
+    /// The machine has NEON.
+    #[target_feature(enable = "neon")]
+    pub unsafe fn decode(row: &[u8], out: &mut [f32]) {
+        for (block, out) in row.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<64>().0) {
+            let parts = unpack(block).into_iter().zip(out.as_chunks_mut::<16>().0);
+            for (s, (q, out)) in parts.enumerate() {
+                for (q, out) in arm::floats(q).into_iter().zip(out.as_chunks_mut::<4>().0) {
+                    // SAFETY: four values.
+                    unsafe { vst1q_f32(out.as_mut_ptr(), vmulq_n_f32(q, scale(block, s))) }
+                }
+            }
+        }
+    }
+}

@@ -44,3 +44,31 @@ pub mod avx2 {
 pub mod avx512 {
     crate::kernels::quants::avx512::large!(84, narrow);
 }
+
+#[cfg(target_arch = "aarch64")]
+pub mod neon {
+    use crate::kernels::quants::neon::{self as arm, Large};
+    use std::arch::aarch64::*;
+
+    arm::large!(84, false, true);
+
+    #[inline(always)]
+    fn unpack(block: &[u8; 84]) -> Large {
+        // SAFETY: NEON is there: see `arm`.
+        unsafe {
+            let packed = arm::load(block, 0);
+            let mins = vreinterpretq_s8_u8(vshrq_n_u8::<4>(packed));
+            let mut q = [vdupq_n_s8(0); 16];
+            for (g, q) in q.iter_mut().enumerate() {
+                *q = vreinterpretq_s8_u8(arm::bits(arm::load(block, 16 + 32 * (g / 8) + 16 * (g % 2)), 2 * (g / 2 % 4), 3));
+            }
+            Large {
+                q,
+                scale: arm::groups(arm::minus(arm::bits(packed, 0, 15), 0)),
+                min: [vmovl_s8(vget_low_s8(mins)), vmovl_high_s8(mins)],
+                d: arm::half(block, 80),
+                dmin: arm::half(block, 82),
+            }
+        }
+    }
+}

@@ -63,3 +63,34 @@ pub mod avx2 {
 pub mod avx512 {
     crate::kernels::quants::avx512::large!(110, narrow);
 }
+
+#[cfg(target_arch = "aarch64")]
+pub mod neon {
+    use crate::kernels::quants::neon::{self as arm, Large};
+    use std::arch::aarch64::*;
+
+    arm::large!(110, false, false);
+
+    /// The sixteen scales as bytes.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn scales(block: &[u8; 110]) -> int8x16_t {
+        let (a, b, high) = (arm::word(block, 96), arm::word(block, 100), arm::word(block, 104));
+        let (four, two) = (0x0f0f_0f0f, 0x0303_0303);
+        let part = |low: u32, i: u32| (low & four) | (((high >> (2 * i)) & two) << 4);
+        arm::minus(arm::four_words([part(a, 0), part(b, 1), part(a >> 4, 2), part(b >> 4, 3)]), 32)
+    }
+
+    #[inline(always)]
+    fn unpack(block: &[u8; 110]) -> Large {
+        // SAFETY: NEON is there: see `arm`.
+        unsafe {
+            let mut q = [vdupq_n_s8(0); 16];
+            for (g, q) in q.iter_mut().enumerate() {
+                let low = arm::bits(arm::load(block, 32 + 32 * (g / 8) + 16 * (g % 2)), 2 * (g / 2 % 4), 3);
+                *q = arm::joined(low, arm::bits(arm::load(block, 16 * (g % 2)), g / 2, 1), 2, 4);
+            }
+            Large::scaled(q, arm::groups(scales(block)), arm::half(block, 108))
+        }
+    }
+}

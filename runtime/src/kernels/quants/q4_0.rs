@@ -42,3 +42,19 @@ pub mod avx2 {
 pub mod avx512 {
     crate::kernels::quants::avx512::small!(18);
 }
+
+#[cfg(target_arch = "aarch64")]
+pub mod neon {
+    use crate::kernels::quants::neon::{self as arm, Small};
+
+    arm::small!(18, false);
+
+    #[inline(always)]
+    fn unpack(block: &[u8; 18]) -> Small {
+        // SAFETY: NEON is there: see `arm`.
+        unsafe {
+            let [low, high] = arm::nibbles(block, 2);
+            Small { q: [arm::minus(low, 8), arm::minus(high, 8)], d: arm::half(block, 0), m: 0.0 }
+        }
+    }
+}

@@ -24,3 +24,20 @@ pub mod avx2 {
 pub mod avx512 {
     crate::kernels::quants::avx512::small!(20);
 }
+
+#[cfg(target_arch = "aarch64")]
+pub mod neon {
+    use crate::kernels::quants::neon::{self as arm, Small};
+    use std::arch::aarch64::*;
+
+    arm::small!(20, true);
+
+    #[inline(always)]
+    fn unpack(block: &[u8; 20]) -> Small {
+        // SAFETY: NEON is there: see `arm`.
+        unsafe {
+            let [low, high] = arm::nibbles(block, 4);
+            Small { q: [vreinterpretq_s8_u8(low), vreinterpretq_s8_u8(high)], d: arm::half(block, 0), m: arm::half(block, 2) }
+        }
+    }
+}

@@ -66,3 +66,24 @@ pub mod avx512 {
 
     pub const INTEGER: Integer = Integer::Tiles(tile::q4_k::<1>, tile::q4_k::<MANY>);
 }
+
+#[cfg(target_arch = "aarch64")]
+pub mod neon {
+    use crate::kernels::quants::neon::{self as arm, Large};
+    use std::arch::aarch64::*;
+
+    arm::large!(144, true, true);
+
+    #[inline(always)]
+    fn unpack(block: &[u8; 144]) -> Large {
+        // SAFETY: NEON is there: see `arm`.
+        unsafe {
+            let (scale, min) = arm::scales_mins(block);
+            let mut q = [vdupq_n_s8(0); 16];
+            for (g, q) in q.iter_mut().enumerate() {
+                *q = vreinterpretq_s8_u8(arm::bits(arm::load(block, 16 + 32 * (g / 4) + 16 * (g % 2)), 4 * (g / 2 % 2), 15));
+            }
+            Large { q, scale, min, d: arm::half(block, 0), dmin: arm::half(block, 2) }
+        }
+    }
+}

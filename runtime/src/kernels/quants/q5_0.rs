@@ -27,3 +27,19 @@ pub mod avx2 {
 pub mod avx512 {
     crate::kernels::quants::avx512::small!(22);
 }
+
+#[cfg(target_arch = "aarch64")]
+pub mod neon {
+    use crate::kernels::quants::neon::{self as arm, Small};
+
+    arm::small!(22, false);
+
+    #[inline(always)]
+    fn unpack(block: &[u8; 22]) -> Small {
+        // SAFETY: NEON is there: see `arm`.
+        unsafe {
+            let ([low, high], [a, b]) = (arm::nibbles(block, 6), arm::fifth_bits(block, 2));
+            Small { q: [arm::joined(low, a, 4, 16), arm::joined(high, b, 4, 16)], d: arm::half(block, 0), m: 0.0 }
+        }
+    }
+}

@@ -27,3 +27,19 @@ pub mod avx2 {
 pub mod avx512 {
     crate::kernels::quants::avx512::small!(24);
 }
+
+#[cfg(target_arch = "aarch64")]
+pub mod neon {
+    use crate::kernels::quants::neon::{self as arm, Small};
+
+    arm::small!(24, true);
+
+    #[inline(always)]
+    fn unpack(block: &[u8; 24]) -> Small {
+        // SAFETY: NEON is there: see `arm`.
+        unsafe {
+            let ([low, high], [a, b]) = (arm::nibbles(block, 8), arm::fifth_bits(block, 4));
+            Small { q: [arm::joined(low, a, 4, 0), arm::joined(high, b, 4, 0)], d: arm::half(block, 0), m: arm::half(block, 2) }
+        }
+    }
+}

@@ -86,3 +86,25 @@ pub mod avx512 {
         wide::with_scales_mins(block, q)
     }
 }
+
+#[cfg(target_arch = "aarch64")]
+pub mod neon {
+    use crate::kernels::quants::neon::{self as arm, Large};
+    use std::arch::aarch64::*;
+
+    arm::large!(176, true, true);
+
+    #[inline(always)]
+    fn unpack(block: &[u8; 176]) -> Large {
+        // SAFETY: NEON is there: see `arm`.
+        unsafe {
+            let (scale, min) = arm::scales_mins(block);
+            let mut q = [vdupq_n_s8(0); 16];
+            for (g, q) in q.iter_mut().enumerate() {
+                let low = arm::bits(arm::load(block, 48 + 32 * (g / 4) + 16 * (g % 2)), 4 * (g / 2 % 2), 15);
+                *q = arm::joined(low, arm::bits(arm::load(block, 16 + 16 * (g % 2)), g / 2, 1), 4, 0);
+            }
+            Large { q, scale, min, d: arm::half(block, 0), dmin: arm::half(block, 2) }
+        }
+    }
+}

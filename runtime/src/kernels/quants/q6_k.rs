@@ -111,3 +111,24 @@ pub mod avx512 {
         Large { q, negative: wide::UNSIGNED, scale: wide::spread(scales), min: _mm256_slli_epi16::<5>(scales), d: wide::half(block, 208) }
     }
 }
+
+#[cfg(target_arch = "aarch64")]
+pub mod neon {
+    use crate::kernels::quants::neon::{self as arm, Large};
+    use std::arch::aarch64::*;
+
+    arm::large!(210, false, false);
+
+    #[inline(always)]
+    fn unpack(block: &[u8; 210]) -> Large {
+        // SAFETY: NEON is there: see `arm`.
+        unsafe {
+            let mut q = [vdupq_n_s8(0); 16];
+            for (g, q) in q.iter_mut().enumerate() {
+                let low = arm::bits(arm::load(block, 64 * (g / 8) + 16 * (g % 4)), 4 * (g / 4 % 2), 15);
+                *q = arm::joined(low, arm::bits(arm::load(block, 128 + 32 * (g / 8) + 16 * (g % 2)), 2 * (g / 2 % 4), 3), 4, 32);
+            }
+            Large::scaled(q, arm::groups(arm::minus(arm::load(block, 192), 0)), arm::half(block, 208))
+        }
+    }
+}

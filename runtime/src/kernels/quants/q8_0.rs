@@ -41,3 +41,20 @@ pub mod avx2 {
 pub mod avx512 {
     crate::kernels::quants::avx512::small!(34);
 }
+
+#[cfg(target_arch = "aarch64")]
+pub mod neon {
+    use crate::kernels::quants::neon::{self as arm, Small};
+    use std::arch::aarch64::*;
+
+    arm::small!(34, false);
+
+    #[inline(always)]
+    fn unpack(block: &[u8; 34]) -> Small {
+        // SAFETY: NEON is there: see `arm`.
+        unsafe {
+            let q = [vreinterpretq_s8_u8(arm::load(block, 2)), vreinterpretq_s8_u8(arm::load(block, 18))];
+            Small { q, d: arm::half(block, 0), m: 0.0 }
+        }
+    }
+}

@@ -7,6 +7,8 @@ fn unpack(block: &[u8; 54]) -> Large {
     groups(block).into()
 }
 plain::kernels!(dot_large, TQ1_0, super::unpack);
+#[cfg(target_arch = "aarch64")]
+super::neon::points!(54, true);
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx2 {

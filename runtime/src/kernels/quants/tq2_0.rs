@@ -31,3 +31,23 @@ pub mod avx2 {
 pub mod avx512 {
     crate::kernels::quants::avx512::large!(66, narrow);
 }
+
+#[cfg(target_arch = "aarch64")]
+pub mod neon {
+    use crate::kernels::quants::neon::{self as arm, Large};
+    use std::arch::aarch64::*;
+
+    arm::large!(66, true, false);
+
+    #[inline(always)]
+    fn unpack(block: &[u8; 66]) -> Large {
+        // SAFETY: NEON is there: see `arm`.
+        unsafe {
+            let mut q = [vdupq_n_s8(0); 16];
+            for (g, q) in q.iter_mut().enumerate() {
+                *q = arm::minus(arm::bits(arm::load(block, 32 * (g / 8) + 16 * (g % 2)), 2 * (g / 2 % 4), 3), 1);
+            }
+            Large::scaled(q, [vdupq_n_s32(1); 4], arm::half(block, 64))
+        }
+    }
+}
