@@ -1,5 +1,5 @@
 //! Types whose blocks are turned as they are read, with AVX2: four bytes of each of eight rows make a vector, lane `r` belongs to row `r`, and bits are taken apart afterwards, for
-//! eight rows at once: half the instructions of unpacking rows by themselves and turning what comes out. For blocks of 32 that pays with one activation row as well (88 instructions
+//! eight rows at once: half the instructions of unpacking rows by themselves and turning what comes out. For blocks of 32 that pays with one activation row as well (91 instructions
 //! instead of 176 for 256 weights of `q4_0`), for blocks of 256 it does not (`q4_k` 103 instead of 105, `q6_k` 176 instead of 105): their scales take as many to turn.
 
 use super::super::blocks::QRow;
