@@ -200,7 +200,9 @@ impl Store {
             NewError::Format(e) => format(e),
             NewError::Memory(e) => memory(e),
         })?;
-        let regions: Vec<_> = [trunk.region(), window.region()].into_iter().flatten().chain(neurons.regions()).collect();
+        let arenas = [&trunk, &window].into_iter().chain(neurons.arenas());
+        arenas.clone().for_each(|arena| arena.populate(pool.threads()));
+        let regions: Vec<_> = arenas.filter_map(Arena::region).collect();
         io.registered = io.queue.register(&regions);
         let read_plan = ReadPlan::for_state(&state);
         let mut store = Store {

@@ -123,9 +123,9 @@ impl Neurons {
         })
     }
 
-    /// Memory that the kernel may be told about.
-    pub fn regions(&self) -> impl Iterator<Item = (*mut u8, usize)> {
-        [self.triggers.region(), self.window.region()].into_iter().flatten()
+    /// Memory that groups are read into.
+    pub fn arenas(&self) -> [&Arena; 2] {
+        [&self.triggers, &self.window]
     }
 
     pub fn locked(&self) -> bool {

@@ -68,10 +68,26 @@ impl Mapping {
         let _ = unsafe { madvise(self.raw(), self.length, Advice::LinuxHugepage) };
     }
 
-    /// Locks pages as they are touched (not now: zeroing gigabytes would delay the first token). False where limits forbid it.
+    /// Locks pages as they are touched, see [`Mapping::populate`]. False where limits forbid it.
     fn lock(&self) -> bool {
         // SAFETY: the range is this mapping.
         unsafe { mlock_with(self.raw(), self.length, MlockFlags::ONFAULT) }.is_ok()
+    }
+}
+
+impl Mapping {
+    /// Has the kernel back all pages with memory, on `threads` threads. An old kernel that cannot does it page by page later.
+    fn populate(&self, threads: usize) {
+        let part = self.length.div_ceil(threads.max(1)).next_multiple_of(HUGE_PAGE);
+        std::thread::scope(|scope| {
+            for start in (0..self.length).step_by(part) {
+                scope.spawn(move || {
+                    let length = part.min(self.length - start);
+                    // SAFETY: the part lies inside the mapping; populating it changes no contents.
+                    let _ = unsafe { madvise(self.raw().byte_add(start), length, Advice::LinuxPopulateWrite) };
+                });
+            }
+        });
     }
 }
 
@@ -115,6 +131,14 @@ impl Arena {
         let locked = map.lock();
         let leased = vec![0; (end / SPAN_ALIGNMENT).div_ceil(64)];
         Ok(Arena { map: Some(Arc::new(map)), spans, leased, locked })
+    }
+
+    /// Has the kernel back all of the memory now, on `threads` threads. Registering it with the kernel would do the same on one: of 8 GiB in a virtual machine that took
+    /// 26 s, nearly all of it in clearing pages.
+    pub fn populate(&self, threads: usize) {
+        if let Some(map) = &self.map {
+            map.populate(threads);
+        }
     }
 
     /// Number of spans.
