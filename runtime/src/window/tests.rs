@@ -14,6 +14,8 @@ fn contents(state: &State) -> HashMap<(u32, u32), u32> {
         for expert in 0..state.shape.range(layer).len() as u32 {
             if let Some(slot) = state.slot(layer, expert) {
                 assert_eq!(state.held[slot as usize], (state.shape.key(layer, expert).unwrap(), layer));
+                let key = state.shape.key(layer, expert).unwrap();
+                assert_eq!(state.beyond[slot as usize], state.policy.beyond(key), "what victims are chosen by is what the policy says");
                 map.insert((layer, expert), slot);
             }
         }
