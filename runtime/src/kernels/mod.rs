@@ -88,11 +88,12 @@ impl<'a> Matrix<'a> {
     /// Bytes of row `r`; `row_bytes` as from [`Matrix::checked_row_bytes`].
     #[inline]
     fn row(&self, r: usize, row_bytes: usize) -> &'a [u8] {
+        // One piece is the rule; dividing for each row of a tile of sixteen took 4% of a token.
+        let (piece, row) = if r < self.piece_rows { (0, r) } else { (r / self.piece_rows, r % self.piece_rows) };
         if let Some(pieces) = self.pieces {
-            let start = (r % self.piece_rows) * row_bytes;
-            return &pieces[r / self.piece_rows][start..start + row_bytes];
+            return &pieces[piece][row * row_bytes..(row + 1) * row_bytes];
         }
-        let start = (r / self.piece_rows) * self.piece_stride + (r % self.piece_rows) * row_bytes;
+        let start = piece * self.piece_stride + row * row_bytes;
         &self.bytes[start..start + row_bytes]
     }
 }
