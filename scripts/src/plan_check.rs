@@ -55,6 +55,8 @@ const CASES: [Case; 5] = [
     Case { name: "397b-a17b", model: Model::Shape { config: "moe-397b-a17b", alias: 32 }, limits: &["8G", "16G"], tokens: tokens(0, 3, 4) },
 ];
 
+/// Runs of a measurement, in one process: places on the disk are new to its cache, and to its host's, in the first alone.
+const RUNS: u32 = 3;
 /// What is left free on the disk beside a pack.
 const SPARE: u64 = 2 << 30;
 
@@ -184,7 +186,7 @@ fn measure(case: &Case, limit: &str, pack: &Path) -> Result<Vec<Row>> {
     let line = ["plan", &pack, "--ram", limit, "-c", &context, "-p", &behind, "--after", &after, "--json"];
     let plan: Value = serde_json::from_str(&outputs(command(&forebay, &line))?.0).context("forebay plan printed no JSON")?;
     let line = ["-p", &text(prompt), "--warmup", &text(warmup), "-n", &text(decode)];
-    let Measured { report, peak } = measure::forebay(&pack, limit, &line)?;
+    let Measured { report, peak } = measure::forebay_runs(&pack, limit, RUNS, &line)?;
     let row = |phase, predicted: &str, measured: &str| {
         let bench = report["median"].get(measured)?.clone();
         Some(Row {

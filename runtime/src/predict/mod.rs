@@ -78,7 +78,7 @@ impl Prediction {
     }
 }
 
-/// Whether places were read before: experts that come back while decoding were, those of a first prompt were not.
+/// Whether places were read before. Most that is read was, in this session or the last; where a host's or a drive's cache makes that matter, the first time is the worst case.
 #[derive(Clone, Copy)]
 enum Reading {
     First,
@@ -243,9 +243,9 @@ impl Predictor<'_> {
             let each = f64::from(tokens);
             Parts { compute: compute / each, bytes: bytes / each, io: io / each, taking_in: self.taking_in(bytes) / each }
         };
-        let expected = parts(self.hits.skew.expected, Reading::First);
-        let rate = |skew: f64, reading: Reading, unhidden: f64, wavering: f64| 1.0 / (parts(skew, reading).seconds(unhidden) * wavering);
-        let best = rate(self.hits.skew.high, Reading::Again, UNHIDDEN.low, 1.0 - WAVERING);
+        let expected = parts(self.hits.skew.expected, Reading::Again);
+        let seconds = |skew: f64, reading: Reading, unhidden: f64| parts(skew, reading).seconds(unhidden);
+        let worst = |reading: Reading| seconds(self.hits.skew.low, reading, UNHIDDEN.high);
         Prediction {
             hit_rate: Three { low: 0.0, expected: 0.0, high: 0.0 },
             bytes: expected.bytes,
@@ -253,9 +253,9 @@ impl Predictor<'_> {
             compute: expected.compute,
             taking_in: expected.taking_in,
             rate: Three {
-                low: rate(self.hits.skew.low, Reading::First, UNHIDDEN.high, 1.0 + WAVERING),
-                expected: rate(self.hits.skew.expected, Reading::First, UNHIDDEN.expected, 1.0),
-                high: best.max(rate(self.hits.skew.high, Reading::First, UNHIDDEN.low, 1.0 - WAVERING)),
+                low: 1.0 / (worst(Reading::First).max(worst(Reading::Again)) * (1.0 + WAVERING)),
+                expected: 1.0 / expected.seconds(UNHIDDEN.expected),
+                high: 1.0 / (seconds(self.hits.skew.high, Reading::Again, UNHIDDEN.low) * (1.0 - WAVERING)),
             },
         }
     }
