@@ -81,12 +81,8 @@ pub(super) struct Ops {
     pub add: unsafe fn(&[f32], &[f32], &mut Sums),
     /// See [`strip::tile`].
     pub tile: FloatTile,
-    /// See [`strip::add_f16`].
-    pub add_f16: unsafe fn(&[u16], &[f32], &mut Sums),
     /// `y += a * x`, lengths equal.
     pub axpy: unsafe fn(f32, &[f32], &mut [f32]),
-    /// `y += a * x` with half-precision `x`, lengths equal.
-    pub axpy_f16: unsafe fn(f32, &[u16], &mut [f32]),
     /// Rounds to half precision, ties to even; lengths equal.
     pub to_f16: unsafe fn(&[f32], &mut [u16]),
     /// Widens half precision; lengths equal.
@@ -109,9 +105,7 @@ pub(super) static SCALAR: Ops = Ops {
     quantise: blocks::quantise,
     add: strip::add,
     tile: strip::tile,
-    add_f16: strip::add_f16,
     axpy: vector::scalar::axpy,
-    axpy_f16: vector::scalar::axpy_f16,
     to_f16: vector::scalar::to_f16,
     from_f16: vector::scalar::from_f16,
     mul_add: vector::scalar::mul_add,
@@ -157,9 +151,7 @@ static AVX2: Ops = Ops {
     quantise: blocks::avx2::quantise,
     add: strip::avx2::add,
     tile: strip::avx2::tile,
-    add_f16: strip::avx2::add_f16,
     axpy: vector::avx2::axpy,
-    axpy_f16: vector::avx2::axpy_f16,
     to_f16: vector::avx2::to_f16,
     from_f16: vector::avx2::from_f16,
     mul_add: vector::avx2::mul_add,
@@ -195,9 +187,7 @@ pub(super) static NEON_BASE: Ops = Ops {
     quantise: blocks::neon::quantise,
     add: strip::neon::add,
     tile: strip::neon::tile,
-    add_f16: strip::neon::add_f16,
     axpy: vector::neon::axpy,
-    axpy_f16: vector::neon::axpy_f16,
     to_f16: vector::neon::to_f16,
     from_f16: vector::neon::from_f16,
     delta: delta::fused,

@@ -76,15 +76,6 @@ pub(super) fn tile(w: &[Strip], a: &[&[f32]], len: usize, sums: &mut [[Narrow; G
     }
 }
 
-/// [`add`] for half-precision `w` (bits).
-pub(super) fn add_f16(w: &[u16], a: &[f32], sums: &mut Sums) {
-    for (w, a) in w.as_chunks::<LANES>().0.iter().zip(a.as_chunks::<LANES>().0) {
-        for ((s, &w), a) in sums.0.iter_mut().zip(w).zip(a) {
-            *s += half::f16::from_bits(w).to_f32() * a;
-        }
-    }
-}
-
 /// The same sums with AVX2 and FMA: products are not rounded before they are added, otherwise as above.
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2 {
@@ -204,28 +195,6 @@ pub(super) mod avx2 {
         }
         A
     }
-
-    /// # Safety
-    /// The machine has AVX2, FMA and F16C; `a` is as long as `w`, a multiple of 32.
-    #[target_feature(enable = "avx2,fma,f16c")]
-    pub unsafe fn add_f16(w: &[u16], a: &[f32], sums: &mut Sums) {
-        debug_assert!(w.len() == a.len() && w.len().is_multiple_of(LANES));
-        // SAFETY: all accesses are below the common length, resp. inside the 32 sums.
-        unsafe {
-            let s = sums.0.as_mut_ptr();
-            let mut acc: [__m256; 4] = std::array::from_fn(|l| _mm256_loadu_ps(s.add(8 * l)));
-            for i in (0..w.len()).step_by(LANES) {
-                for (l, acc) in acc.iter_mut().enumerate() {
-                    let at = i + 8 * l;
-                    let w = _mm256_cvtph_ps(_mm_loadu_si128(w.as_ptr().add(at).cast()));
-                    *acc = _mm256_fmadd_ps(w, _mm256_loadu_ps(a.as_ptr().add(at)), *acc);
-                }
-            }
-            for (l, acc) in acc.into_iter().enumerate() {
-                _mm256_storeu_ps(s.add(8 * l), acc);
-            }
-        }
-    }
 }
 
 /// The same sums with NEON, the bits of AVX2.
@@ -328,23 +297,5 @@ pub(super) mod neon {
                 }
             }
         }
-    }
-
-    /// # Safety
-    /// The machine has NEON; `a` is as long as `w`, a multiple of 32.
-    #[target_feature(enable = "neon")]
-    pub unsafe fn add_f16(w: &[u16], a: &[f32], sums: &mut Sums) {
-        debug_assert!(w.len() == a.len() && w.len().is_multiple_of(LANES));
-        let mut lanes = load(sums);
-        for (w, a) in w.as_chunks::<LANES>().0.iter().zip(a.as_chunks::<LANES>().0) {
-            for (l, lane) in lanes.iter_mut().enumerate() {
-                // SAFETY: both have 32 values.
-                unsafe {
-                    let w = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(w.as_ptr().add(4 * l))));
-                    *lane = vfmaq_f32(*lane, w, vld1q_f32(a.as_ptr().add(4 * l)));
-                }
-            }
-        }
-        store(&lanes, sums);
     }
 }

@@ -2,10 +2,15 @@
 //! what else a token costs: the recurrence, attention, and the sums of what is read.
 
 use super::work::{Experts, Product, Work};
-use crate::kernels::{ActivationMode, Activations, Kernels, Matrix, Pool, delta, vector};
+use crate::kernels::{ActivationMode, Activations, Kernels, Matrix, Pool, delta};
+use crate::kv::{KvCache, KvType};
+use crate::mixer::attend::{Attend, Workspace, WorkspaceSizes};
+use crate::model;
+use crate::scratch::Step;
 use crate::window::arena::Arena;
 use forebay_format::BundleId;
 use forebay_format::layout::sums::chunk_sum;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// Bytes that weights are taken from, one product after the other: several times what caches hold.
@@ -21,7 +26,7 @@ const EXPERT_ROWS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 /// Tokens of a step that the recurrence is timed with.
 const RECURRENT_ROWS: usize = 32;
 /// Positions that attention is timed with.
-const POSITIONS: usize = 256;
+const POSITIONS: usize = 1024;
 /// Share of the memory's bandwidth that kernels get through.
 const KERNELS_OF_MEMORY: f64 = 0.8;
 /// Bytes of a chunk of sums.
@@ -285,19 +290,15 @@ impl Clock {
     fn position(&mut self, work: &Work) -> f64 {
         let mut seconds = 0.0;
         for a in &work.attention {
-            let (heads, width) = (a.heads as usize, a.head_dim as usize);
-            let cells = vec![0x2c00u16; POSITIONS * width];
-            let query = vec![0.1f32; width];
-            let mut out = vec![0.0f32; heads * width];
-            let kernels = &self.kernels;
-            let step = Clock::time(|| {
-                self.pool.split(&mut out, width, &|_, out, _| {
-                    for cell in cells.chunks_exact(width) {
-                        let score = vector::dot_f16(kernels, &query, cell).exp();
-                        vector::axpy_f16(kernels, score, cell, out);
-                    }
-                });
-            });
+            let shape = model::attention_shape(&a.of);
+            let cache = KvCache::new(&a.of, POSITIONS, KvType::of(self.kernels.mode()));
+            let queries = vec![0.1f32; shape.heads * shape.query_stride()];
+            let mut out = vec![0.0f32; shape.heads * shape.head_dim];
+            let mut memory = Workspace::new(&WorkspaceSizes::new(std::iter::once(shape), 1, POSITIONS, self.pool.threads()));
+            let attend = Attend { shape, scale: 0.1, window: usize::MAX, cache: &cache, queries: &queries };
+            let cancel = AtomicBool::new(false);
+            let last = Step { pool: &self.pool, kernels: &self.kernels, rows: 1, position: POSITIONS - 1, cut: 0.0, cancel: &cancel };
+            let step = Clock::time(|| attend.run(&last, &mut memory, &mut [], &mut out));
             seconds += step / POSITIONS as f64 * f64::from(a.layers);
         }
         seconds

@@ -1,7 +1,7 @@
 //! What a token of a model takes, whatever the machine: products of matrices, recurrences, attention, experts.
 
 use forebay_format::layout::manifest::TensorPlace;
-use forebay_format::model::{Ffn, Mixer, Role};
+use forebay_format::model::{Attention, Ffn, Mixer, Role};
 use forebay_format::{BundleId, Index, Kind, Manifest, QuantType};
 use std::collections::BTreeMap;
 
@@ -62,16 +62,12 @@ pub struct Recurrence {
 }
 
 /// Attention layers of one shape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Attending {
     /// Layers.
     pub layers: u32,
-    /// Query heads of a layer.
-    pub heads: u32,
-    /// Width of a head.
-    pub head_dim: u32,
-    /// Positions that a query sees at most.
-    pub window: u32,
+    /// What they are.
+    pub of: Attention,
 }
 
 /// What a token of a model takes, whatever the machine.
@@ -211,11 +207,9 @@ fn attention(manifest: &Manifest) -> Vec<Attending> {
     let mut list: Vec<Attending> = Vec::new();
     for layer in &manifest.spec.layers {
         let Mixer::Attention(a) = &layer.mixer else { continue };
-        let window = a.sliding_window.unwrap_or(u32::MAX);
-        let this = Attending { layers: 1, heads: a.heads, head_dim: a.head_dim, window };
-        match list.iter_mut().find(|r| Attending { layers: 1, ..**r } == this) {
+        match list.iter_mut().find(|r| r.of == *a) {
             Some(same) => same.layers += 1,
-            None => list.push(this),
+            None => list.push(Attending { layers: 1, of: a.clone() }),
         }
     }
     list

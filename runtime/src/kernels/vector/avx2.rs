@@ -4,13 +4,6 @@
 
 use std::arch::x86_64::*;
 
-/// The half-precision number `x`.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn half(x: u16) -> f32 {
-    _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(x))))
-}
-
 #[target_feature(enable = "avx2,fma,f16c")]
 pub unsafe fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
     let factor = _mm256_set1_ps(a);
@@ -21,21 +14,6 @@ pub unsafe fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
         unsafe { _mm256_storeu_ps(y.as_mut_ptr(), _mm256_fmadd_ps(factor, _mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(y.as_ptr()))) }
     }
     y_tail.iter_mut().zip(x_tail).for_each(|(y, x)| *y = a.mul_add(*x, *y));
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub unsafe fn axpy_f16(a: f32, x: &[u16], y: &mut [f32]) {
-    let factor = _mm256_set1_ps(a);
-    let (x, x_tail) = x.as_chunks::<8>();
-    let (y, y_tail) = y.as_chunks_mut::<8>();
-    for (x, y) in x.iter().zip(y) {
-        // SAFETY: both arrays have eight values.
-        unsafe {
-            let x = _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast()));
-            _mm256_storeu_ps(y.as_mut_ptr(), _mm256_fmadd_ps(factor, x, _mm256_loadu_ps(y.as_ptr())));
-        }
-    }
-    y_tail.iter_mut().zip(x_tail).for_each(|(y, &x)| *y = a.mul_add(half(x), *y));
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -30,25 +30,9 @@ pub fn dot(k: &Kernels, a: &[f32], b: &[f32]) -> f32 {
     sums.total()
 }
 
-/// Sum of `q[i] * key[i]` with `key` in half precision (bits).
-pub fn dot_f16(k: &Kernels, q: &[f32], key: &[u16]) -> f32 {
-    assert_eq!(q.len(), key.len());
-    let (body_q, tail_q) = q.split_at(q.len() / LANES * LANES);
-    let (body_key, tail_key) = key.split_at(body_q.len());
-    let mut sums = Sums::ZERO;
-    // SAFETY: the set runs on this machine; lengths are equal and multiples of 32.
-    unsafe {
-        (k.ops.add_f16)(body_key, body_q, &mut sums);
-        if !tail_q.is_empty() {
-            (k.ops.add_f16)(&padded(tail_key), &padded(tail_q), &mut sums);
-        }
-    }
-    sums.total()
-}
-
 /// `values` (fewer than 32) with zeros behind.
-fn padded<T: Copy + Default>(values: &[T]) -> [T; LANES] {
-    let mut block = [T::default(); LANES];
+fn padded(values: &[f32]) -> [f32; LANES] {
+    let mut block = [0.0; LANES];
     block[..values.len()].copy_from_slice(values);
     block
 }
@@ -58,13 +42,6 @@ pub fn axpy(k: &Kernels, a: f32, x: &[f32], y: &mut [f32]) {
     assert_eq!(x.len(), y.len());
     // SAFETY: the set runs on this machine; lengths are equal.
     unsafe { (k.ops.axpy)(a, x, y) }
-}
-
-/// `y += a * x` with `x` in half precision (bits).
-pub fn axpy_f16(k: &Kernels, a: f32, x: &[u16], y: &mut [f32]) {
-    assert_eq!(x.len(), y.len());
-    // SAFETY: the set runs on this machine; lengths are equal.
-    unsafe { (k.ops.axpy_f16)(a, x, y) }
 }
 
 /// Rounds `from` to half precision (bits), ties to even; the same in every kernel set but for the payload of a NaN.

@@ -24,17 +24,6 @@ pub unsafe fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
 }
 
 #[target_feature(enable = "neon")]
-pub unsafe fn axpy_f16(a: f32, x: &[u16], y: &mut [f32]) {
-    let (x, x_tail) = x.as_chunks::<4>();
-    let (y, y_tail) = y.as_chunks_mut::<4>();
-    for (x, y) in x.iter().zip(y) {
-        // SAFETY: four values.
-        unsafe { vst1q_f32(y.as_mut_ptr(), vfmaq_n_f32(vld1q_f32(y.as_ptr()), halves(x), a)) }
-    }
-    y_tail.iter_mut().zip(x_tail).for_each(|(y, &x)| *y = a.mul_add(half::f16::from_bits(x).to_f32(), *y));
-}
-
-#[target_feature(enable = "neon")]
 pub unsafe fn to_f16(from: &[f32], to: &mut [u16]) {
     let (from, from_tail) = from.as_chunks::<4>();
     let (to, to_tail) = to.as_chunks_mut::<4>();

@@ -6,10 +6,6 @@ pub fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
     y.iter_mut().zip(x).for_each(|(y, x)| *y += a * x);
 }
 
-pub fn axpy_f16(a: f32, x: &[u16], y: &mut [f32]) {
-    y.iter_mut().zip(x).for_each(|(y, &x)| *y += a * f16::from_bits(x).to_f32());
-}
-
 pub fn to_f16(from: &[f32], to: &mut [u16]) {
     to.iter_mut().zip(from).for_each(|(to, &v)| *to = f16::from_f32(v).to_bits());
 }
