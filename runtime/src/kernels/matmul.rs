@@ -3,15 +3,19 @@
 //! Within a block, weights are read from memory once: activation rows pass over them in small groups while both are in cache.
 
 use super::blocks::{Form, QRow};
-use super::ops::{Dot, Dots, Integer, MANY, Ops, TILE_ROWS, Tile, TypeOps};
-use super::strip::{GROUP, Narrow, STRIP, Strip};
+use super::ops::{DIRECT_ROWS, Direct, Dot, Dots, Integer, MANY, Ops, TILE_ROWS, Tile, TypeOps};
+use super::strip::{GROUP, LANES, Narrow, STRIP, Strip};
 use super::{ActivationMode, Activations, Kernels, Matrix, Pool};
 use std::marker::PhantomData;
 
 /// Weight bytes that a thread claims at a time: large against the cost of a claim, small against a layer.
 const CHUNK_BYTES: usize = 128 << 10;
-/// Weight rows whose strips are decoded together on the float path.
-const ROWS: usize = 8;
+/// Weight rows whose strips are decoded together on the float path: the activations come from the third-level cache or from memory once for them all.
+const ROWS: usize = 32;
+/// The same where there are few activation rows.
+const FEW_ROWS: usize = 8;
+/// Few activation rows.
+const FEW: usize = 4;
 /// One product of [`Kernels::matmul_jobs`].
 #[derive(Debug)]
 pub struct Job<'a> {
@@ -139,21 +143,8 @@ impl Kernels {
         let ops = (self.ops.of)(job.w.qtype);
         match (self.form(&job.w), &ops.integer) {
             (Some(form), Integer::Rows(dots)) => integer_rows(job, form, dots, row_bytes, rows),
-            (Some(form), Integer::Tiles(one, many)) => tiles(job, form, (*one, *many), row_bytes, rows),
-            _ => {
-                if job.n == 1 {
-                    for first in rows.clone().step_by(4) {
-                        float_tile::<4>(job, self.ops, ops, row_bytes, first..(first + 4).min(rows.end), 0..1);
-                    }
-                    return;
-                }
-                for first in rows.clone().step_by(ROWS) {
-                    let block = first..(first + ROWS).min(rows.end);
-                    for i in (0..job.n).step_by(GROUP) {
-                        float_tile::<ROWS>(job, self.ops, ops, row_bytes, block.clone(), i..(i + GROUP).min(job.n));
-                    }
-                }
-            }
+            (Some(form), Integer::Tiles { one, many, most }) => tiles(job, form, (*one, *many, *most), row_bytes, rows),
+            _ => float_rows(job, self.ops, ops, row_bytes, rows),
         }
     }
 }
@@ -198,19 +189,28 @@ fn integer_group<const N: usize>(
 }
 
 /// The integer path in tiles of weight rows.
-fn tiles(job: &Shared<'_>, form: Form, (one, many): (Tile, Tile), row_bytes: usize, rows: std::ops::Range<usize>) {
-    for first in (0..job.n).step_by(MANY) {
-        match job.n - first {
-            1 => tile_group::<1>(job, form, one, row_bytes, rows.clone(), first),
-            2..=8 => tile_group::<8>(job, form, many, row_bytes, rows.clone(), first),
-            _ => tile_group::<MANY>(job, form, many, row_bytes, rows.clone(), first),
+fn tiles(job: &Shared<'_>, form: Form, (one, many, most): (Tile, Tile, usize), row_bytes: usize, rows: std::ops::Range<usize>) {
+    for first in (0..job.n).step_by(most) {
+        let acts = first..(first + most).min(job.n);
+        match acts.len() {
+            1 => tile_group::<1>(job, form, one, row_bytes, rows.clone(), acts),
+            2..=8 => tile_group::<8>(job, form, many, row_bytes, rows.clone(), acts),
+            9..=32 => tile_group::<32>(job, form, many, row_bytes, rows.clone(), acts),
+            _ => tile_group::<MANY>(job, form, many, row_bytes, rows.clone(), acts),
         }
     }
 }
 
-/// At most `N` activation rows from `first` on.
-fn tile_group<const N: usize>(job: &Shared<'_>, form: Form, tile: Tile, row_bytes: usize, rows: std::ops::Range<usize>, first: usize) {
-    let n = N.min(job.n - first);
+/// These activation rows, at most `N`.
+fn tile_group<const N: usize>(
+    job: &Shared<'_>,
+    form: Form,
+    tile: Tile,
+    row_bytes: usize,
+    rows: std::ops::Range<usize>,
+    acts: std::ops::Range<usize>,
+) {
+    let (first, n) = (acts.start, acts.len());
     let group: [QRow<'_>; N] = std::array::from_fn(|j| job.a.quantised_row(form, job.activation(first + j.min(n - 1))));
     let blocks = job.w.cols / job.w.qtype.block_len();
     let mut results = [[0.0; TILE_ROWS]; N];
@@ -224,6 +224,45 @@ fn tile_group<const N: usize>(job: &Shared<'_>, form: Form, tile: Tile, row_byte
                 // SAFETY: this thread alone has the columns `rows`.
                 unsafe { job.out.put((first + j) * job.w.rows + r + i, value) };
             }
+        }
+    }
+}
+
+/// The float path.
+fn float_rows(job: &Shared<'_>, ops: &Ops, of: &TypeOps, row_bytes: usize, rows: std::ops::Range<usize>) {
+    if job.n == 1
+        && let Some(direct) = of.direct.filter(|_| job.w.cols.is_multiple_of(LANES))
+    {
+        return direct_rows(job, direct, row_bytes, rows);
+    }
+    let step = match job.n {
+        ..=FEW => FEW_ROWS,
+        _ => ROWS,
+    };
+    for first in rows.clone().step_by(step) {
+        let block = first..(first + step).min(rows.end);
+        for i in (0..job.n).step_by(GROUP) {
+            let group = i..(i + GROUP).min(job.n);
+            match step {
+                ROWS => float_tile::<ROWS>(job, ops, of, row_bytes, block.clone(), group),
+                _ => float_tile::<FEW_ROWS>(job, ops, of, row_bytes, block.clone(), group),
+            }
+        }
+    }
+}
+
+/// The float path for one activation row, without strips.
+fn direct_rows(job: &Shared<'_>, direct: Direct, row_bytes: usize, rows: std::ops::Range<usize>) {
+    let a = job.a.padded_row(job.activation(0));
+    for first in rows.clone().step_by(DIRECT_ROWS) {
+        let mut sums = [Narrow::ZERO; DIRECT_ROWS];
+        // At the end the last row is repeated; what comes out twice is dropped.
+        let bytes = std::array::from_fn(|i| job.w.row((first + i).min(rows.end - 1), row_bytes).as_ptr());
+        // SAFETY: the set runs on this machine; weight rows have as many values as the activation row, a multiple of 32.
+        unsafe { direct(&bytes, a, &mut sums) };
+        for (r, sums) in (first..rows.end).zip(&sums) {
+            // SAFETY: this thread alone has the columns `rows`.
+            unsafe { job.out.put(r, sums.total()) };
         }
     }
 }

@@ -38,13 +38,20 @@ pub(super) enum Integer {
     None,
     /// Row by row.
     Rows(Dots),
-    /// In tiles: with one activation row, and with at most [`MANY`].
+    /// In tiles.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // ARM has no tiles
-    Tiles(Tile, Tile),
+    Tiles {
+        /// With one activation row.
+        one: Tile,
+        /// With several.
+        many: Tile,
+        /// At most so many, no more than [`MANY`].
+        most: usize,
+    },
 }
 
-/// Most activation rows that a [`Tile`] takes.
-pub(super) const MANY: usize = 32;
+/// Most activation rows that any [`Tile`] takes: weights are unpacked once for all of them.
+pub(super) const MANY: usize = 128;
 
 /// Activations to their 8-bit form: values, scales, sums (see [`blocks::quantise`]).
 ///
@@ -58,6 +65,15 @@ pub(super) type Quantise = unsafe fn(Form, &[f32], &mut [i8], &mut [f32], &mut [
 /// The machine runs the kernel set; the length is a multiple of 32, at most that of a strip and of each activation row; there are sums for every row.
 pub(super) type FloatTile = unsafe fn(&[Strip], &[&[f32]], usize, &mut [[Narrow; GROUP]]);
 
+/// Weight rows of a [`Direct`] product.
+pub(super) const DIRECT_ROWS: usize = 4;
+
+/// Sums of [`DIRECT_ROWS`] weight rows with one activation row, a multiple of 32 values: those of a [`FloatTile`], without decoding the rows first.
+///
+/// # Safety
+/// The machine runs the kernel set; the pointers lead to rows with as many values as the activation row.
+pub(super) type Direct = unsafe fn(&[*const u8; DIRECT_ROWS], &[f32], &mut [Narrow; DIRECT_ROWS]);
+
 /// The kernels of one quant type.
 pub(super) struct TypeOps {
     /// Decodes whole blocks, as many as the second slice has room for.
@@ -67,6 +83,8 @@ pub(super) struct TypeOps {
     pub decode: unsafe fn(&[u8], &mut [f32]),
     /// Products with 8-bit activations.
     pub integer: Integer,
+    /// Products of a float type with one activation row, where there is a way that is faster than decoding.
+    pub direct: Option<Direct>,
 }
 
 /// One kernel set. All functions are unsafe to call for one reason: the machine must run the set.

@@ -60,8 +60,8 @@ impl Narrow {
 #[repr(align(64))]
 pub(super) struct Strip(pub [f32; STRIP]);
 
-/// Most activation rows that meet the decoded strips before the next are decoded (their strips stay in the first-level cache).
-pub(super) const GROUP: usize = 12;
+/// Most activation rows that meet the decoded strips before the next are decoded (their strips, 24 KiB, stay in the first-level cache).
+pub(super) const GROUP: usize = 24;
 
 /// Adds the products of all weight rows with all activation rows over `len` values (a multiple of [`LANES`]) to `sums[weight row][activation row]`. Plain Rust.
 pub(super) fn tile(w: &[Strip], a: &[&[f32]], len: usize, sums: &mut [[Narrow; GROUP]]) {

@@ -259,9 +259,12 @@ fn extreme_scales() {
 #[test]
 fn bits_do_not_depend_on_rows_threads_or_chunks() {
     let mut random = Random(5);
-    let (rows, n) = (300, 37);
-    for t in QUANTS.iter().map(|q| q.qtype) {
-        let cols = if t.is_float() { 1100 } else { 5 * t.block_len() };
+    // More activation rows than a tile takes.
+    let (rows, n) = (90, 141);
+    // Rows of floats of whole vectors, and with a ragged end.
+    let shapes =
+        QUANTS.iter().map(|q| q.qtype).flat_map(|t| if t.is_float() { vec![(t, 1100), (t, 1088)] } else { vec![(t, 5 * t.block_len())] });
+    for (t, cols) in shapes {
         let bytes = weights(t, rows * cols, Fill::Random, &mut random, Random::float);
         let w = Matrix::whole(t, rows, cols, &bytes);
         let x: Vec<f32> = (0..n * cols).map(|_| random.float()).collect();

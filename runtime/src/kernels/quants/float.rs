@@ -1,4 +1,4 @@
-//! F32, F16 and BF16: decoding only; they always meet f32 activations.
+//! F32, F16 and BF16: they always meet f32 activations, decoded first or, with one activation row, on the way.
 
 pub mod scalar {
     use forebay_format::QuantType;
@@ -14,6 +14,18 @@ pub mod scalar {
     pub fn bf16(row: &[u8], out: &mut [f32]) {
         QuantType::BF16.decode_row(row, out);
     }
+
+    pub use super::none as direct;
+}
+
+/// Rows are decoded first. (Named as the types are, for the tables.)
+#[allow(non_upper_case_globals)]
+pub mod none {
+    use crate::kernels::ops::Direct;
+
+    pub const f32: Option<Direct> = None;
+    pub const f16: Option<Direct> = None;
+    pub const bf16: Option<Direct> = None;
 }
 
 /// Safety of all: the machine has AVX2 and F16C.
@@ -49,6 +61,71 @@ pub mod avx2 {
         }
         super::scalar::bf16(tail, last);
     }
+
+    /// One activation row: memory decides, so values go from there to the sums. (Named as the types are, for the tables.)
+    #[allow(non_upper_case_globals)]
+    pub mod direct {
+        use crate::kernels::ops::{DIRECT_ROWS, Direct};
+        use crate::kernels::quants::avx2::{ahead, prefetch};
+        use crate::kernels::strip::{LANES, Narrow};
+        use std::arch::x86_64::*;
+
+        pub const f32: Option<Direct> = Some(rows_f32);
+        pub const f16: Option<Direct> = Some(rows_f16);
+        pub const bf16: Option<Direct> = Some(rows_bf16);
+
+        /// Eight values.
+        macro_rules! load {
+            (f32, $at:expr) => {
+                _mm256_loadu_ps($at.cast())
+            };
+            (f16, $at:expr) => {
+                _mm256_cvtph_ps(_mm_loadu_si128($at.cast()))
+            };
+            (bf16, $at:expr) => {
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128($at.cast()))))
+            };
+        }
+
+        /// `$name` of values of `$bytes` bytes; safety: see [`Direct`].
+        macro_rules! rows {
+            ($name:ident, $kind:ident, $bytes:literal) => {
+                #[target_feature(enable = "avx2,fma,f16c")]
+                unsafe fn $name(rows: &[*const u8; DIRECT_ROWS], a: &[f32], sums: &mut [Narrow; DIRECT_ROWS]) {
+                    let mut acc = [[_mm256_setzero_ps(); 2]; DIRECT_ROWS];
+                    for at in (0..a.len()).step_by(LANES) {
+                        // SAFETY: 32 values from `at` on are inside the rows.
+                        unsafe {
+                            let ahead = ahead(at / LANES, a.len() / LANES, $bytes * LANES, DIRECT_ROWS);
+                            for row in rows {
+                                prefetch(row.wrapping_add(ahead), $bytes * LANES);
+                            }
+                            for part in 0..2 {
+                                let at = at + 16 * part;
+                                let (low, high) = (_mm256_loadu_ps(a.as_ptr().add(at)), _mm256_loadu_ps(a.as_ptr().add(at + 8)));
+                                // Iterators are not inlined into functions with target features in every build.
+                                for r in 0..DIRECT_ROWS {
+                                    let w = rows[r].add($bytes * at);
+                                    acc[r][0] = _mm256_fmadd_ps(load!($kind, w), low, acc[r][0]);
+                                    acc[r][1] = _mm256_fmadd_ps(load!($kind, w.add($bytes * 8)), high, acc[r][1]);
+                                }
+                            }
+                        }
+                    }
+                    for r in 0..DIRECT_ROWS {
+                        // SAFETY: sixteen sums.
+                        unsafe {
+                            _mm256_storeu_ps(sums[r].0.as_mut_ptr(), acc[r][0]);
+                            _mm256_storeu_ps(sums[r].0.as_mut_ptr().add(8), acc[r][1]);
+                        }
+                    }
+                }
+            };
+        }
+        rows!(rows_f32, f32, 4);
+        rows!(rows_f16, f16, 2);
+        rows!(rows_bf16, bf16, 2);
+    }
 }
 
 /// Decoding is bound by memory: AVX2 does.
@@ -58,6 +135,7 @@ pub use avx2 as avx512;
 /// Safety of all: the machine has NEON.
 #[cfg(target_arch = "aarch64")]
 pub mod neon {
+    pub use super::none as direct;
     pub use super::scalar::f32;
     use std::arch::aarch64::*;
 

@@ -89,10 +89,10 @@ const ABREAST: usize = 4;
 pub(super) unsafe fn one_large<W: LargeType>(rows: &Rows, blocks: usize, acts: &[QRow<'_>], out: &mut Results) {
     let a = &acts[0];
     debug_assert!(a.d.len() == blocks && a.q.len() == 256 * blocks && a.sums.len() == 16 * blocks);
-    let ahead = x86::ahead(blocks * W::BYTES, ABREAST);
     for (rows, out) in rows.as_chunks::<ABREAST>().0.iter().zip(out[0].as_chunks_mut::<ABREAST>().0) {
         let mut total = _mm_setzero_ps();
         for b in 0..blocks {
+            let ahead = x86::ahead(b, blocks, W::BYTES, ABREAST);
             // SAFETY: block `b` is inside the rows and the activation row.
             unsafe {
                 let (mut products, mut d, mut dmin) = ([_mm256_setzero_si256(); 8], [0.0f32; ABREAST], [0.0f32; ABREAST]);
@@ -100,7 +100,7 @@ pub(super) unsafe fn one_large<W: LargeType>(rows: &Rows, blocks: usize, acts: &
                 let group_sums = _mm256_loadu_si256(a.sums.as_ptr().add(16 * b).cast());
                 for (r, row) in rows.iter().enumerate() {
                     let block = row.add(b * W::BYTES);
-                    x86::prefetch(block.wrapping_add(ahead), W::BYTES);
+                    x86::prefetch(row.wrapping_add(ahead), W::BYTES);
                     let w = W::unpack(block);
                     products[r] = x86::products_large(&w, q, W::MIN);
                     if W::MIN != Min::Signed {
@@ -134,12 +134,12 @@ pub(super) unsafe fn one_large<W: LargeType>(rows: &Rows, blocks: usize, acts: &
 pub(super) unsafe fn one_small<W: SmallType>(rows: &Rows, blocks: usize, acts: &[QRow<'_>], out: &mut Results) {
     let a = &acts[0];
     debug_assert!(a.d.len() == blocks && a.q.len() == 32 * blocks && a.sums.len() == blocks);
-    let ahead = x86::ahead(blocks * W::BYTES, 8);
     for (rows, out) in rows.as_chunks::<8>().0.iter().zip(out[0].as_chunks_mut::<8>().0) {
         let mut total = _mm256_setzero_ps();
         for b in 0..blocks {
             if b % 2 == 0 {
-                rows.iter().for_each(|row| x86::prefetch(row.wrapping_add(b * W::BYTES + ahead), 64));
+                let ahead = x86::ahead(b, blocks, W::BYTES, 8);
+                rows.iter().for_each(|row| x86::prefetch(row.wrapping_add(ahead), 64));
             }
             // SAFETY: block `b` is inside the rows and the activation row.
             unsafe {

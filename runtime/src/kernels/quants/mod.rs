@@ -55,12 +55,12 @@ macro_rules! table {
         pub(super) fn $name(qtype: QuantType) -> &'static TypeOps {
             macro_rules! float {
                 ($decode:ident) => {
-                    &TypeOps { decode: float::$set::$decode, integer: Integer::None }
+                    &TypeOps { decode: float::$set::$decode, integer: Integer::None, direct: float::$set::direct::$decode }
                 };
             }
             macro_rules! quant {
                 ($t:ident) => {
-                    &TypeOps { decode: $t::$set::decode, integer: $t::$set::$integer }
+                    &TypeOps { decode: $t::$set::decode, integer: $t::$set::$integer, direct: None }
                 };
             }
             match qtype {

@@ -21,10 +21,11 @@ pub mod avx2 {
         #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn scale(rows: &Eight, at: usize) -> __m256 {
             // SAFETY: the caller's promise.
-            let exponent = |r: usize| unsafe { i32::from(*rows[r].add(at)) };
-            let low = _mm_setr_epi32(exponent(0), exponent(1), exponent(2), exponent(3));
-            let high = _mm_setr_epi32(exponent(4), exponent(5), exponent(6), exponent(7));
-            let e = _mm256_set_m128i(high, low);
+            let exponent = |r: usize| unsafe { u64::from(*rows[r].add(at)) << (8 * r) };
+            // Put together outside the vector units, which have enough to do.
+            let low = (exponent(0) | exponent(1)) | (exponent(2) | exponent(3));
+            let high = (exponent(4) | exponent(5)) | (exponent(6) | exponent(7));
+            let e = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((low | high) as i64));
             // As `half_scale`: the two smallest are subnormal.
             let normal = _mm256_slli_epi32::<23>(_mm256_sub_epi32(e, _mm256_set1_epi32(1)));
             let small = _mm256_sllv_epi32(_mm256_set1_epi32(0x0020_0000), e);

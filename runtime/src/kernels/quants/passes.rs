@@ -1,10 +1,12 @@
-//! What many activation rows do with a strip of sixteen weight rows: [`MANY`] of them at most pass over it, three at a time, their sums in registers. See [`gemm`](super::gemm).
+//! What many activation rows do with a strip of sixteen weight rows: [`MANY`] of them at most pass over it, three at a time, their sums of a block in registers. See
+//! [`gemm`](super::gemm).
 
 use super::super::blocks::QRow;
-use super::super::ops::{MANY, TILE_ROWS};
+use super::super::ops::MANY;
 use super::avx2::Min;
 use super::gemm::{LargeType, Pair, PairF, Panel, Results, Rows, SmallType, Strip, Unpacked, widened};
 use std::arch::x86_64::*;
+use std::cell::UnsafeCell;
 
 /// Four bytes of activations in every lane.
 ///
@@ -125,11 +127,14 @@ unsafe fn words_group<const A: usize>(q: &[Pair], acts: &[*const i16; A], total:
 /// Activation rows that pass over a strip together: their sums fit the registers.
 const TOGETHER: usize = 3;
 
-/// What many activation rows need besides the strip.
+/// Activation rows that are widened together: their values, 16 KiB, and the strip stay in the first-level cache.
+const WIDENED: usize = 32;
+
+/// What activation rows need besides the strip.
 #[repr(align(64))]
 struct Wide {
     /// i16 of 256 values of each row, of 32 values the even ones first.
-    q: [[__m256i; 16]; MANY],
+    q: [[__m256i; 16]; WIDENED],
 }
 
 /// Widens 256 values (or fewer) of the activation rows from value `at` on.
@@ -307,7 +312,8 @@ macro_rules! passes {
     };
 }
 
-/// Scratch of a tile.
+/// Scratch of a tile. A thread keeps it: setting 50 KB to zero would take as long as a tile with few activation rows. (On the heap: what is thread-local itself
+/// is taken from the stacks of all threads, small ones too.)
 struct Scratch {
     unpacked: Unpacked,
     strip: Strip,
@@ -315,29 +321,38 @@ struct Scratch {
     sums: [PairF; MANY],
 }
 
-impl Scratch {
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    fn new() -> Self {
-        let (zero, none) = ([_mm256_setzero_si256(); 2], [_mm256_setzero_ps(); 2]);
-        let (ints, floats) = ([[0; 16]; TILE_ROWS], [[0.0; TILE_ROWS]; 8]);
-        Scratch {
-            unpacked: Unpacked { q: [[zero[0]; 8]; TILE_ROWS], scale: ints, min: ints, d: floats, m: floats },
-            strip: Strip { q: [zero; 128], scale: [zero; 16], min: [zero; 8], d: [none; 8], m: [none; 8] },
-            wide: Wide { q: [[zero[0]; 16]; MANY] },
-            sums: [none; MANY],
-        }
-    }
+thread_local! {
+    static SCRATCH: UnsafeCell<Option<Box<Scratch>>> = const { UnsafeCell::new(None) };
+}
 
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    fn store(&self, out: &mut Results) {
-        for (out, [low, high]) in out.iter_mut().zip(self.sums) {
-            // SAFETY: sixteen values.
-            unsafe {
-                _mm256_storeu_ps(out.as_mut_ptr(), low);
-                _mm256_storeu_ps(out.as_mut_ptr().add(8), high);
-            }
+#[cold]
+fn allocate() -> Box<Scratch> {
+    // SAFETY: zeros are valid numbers.
+    unsafe { Box::new_zeroed().assume_init() }
+}
+
+/// The scratch of this thread, with `n` sums of zero.
+///
+/// # Safety
+/// The caller holds no other reference to it.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn scratch<'a>(n: usize) -> &'a mut Scratch {
+    // SAFETY: it lives as long as the thread, longer than any tile; the caller's promise.
+    let scratch = unsafe { &mut *SCRATCH.with(UnsafeCell::get) }.get_or_insert_with(allocate);
+    scratch.sums[..n].fill([_mm256_setzero_ps(); 2]);
+    scratch
+}
+
+/// The sums, row by row.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn store(sums: &[PairF], out: &mut Results) {
+    for (out, [low, high]) in out.iter_mut().zip(sums) {
+        // SAFETY: sixteen values.
+        unsafe {
+            _mm256_storeu_ps(out.as_mut_ptr(), *low);
+            _mm256_storeu_ps(out.as_mut_ptr().add(8), *high);
         }
     }
 }
@@ -349,25 +364,28 @@ impl Scratch {
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn many_large<W: LargeType>(rows: &Rows, blocks: usize, acts: &[QRow<'_>], out: &mut Results) {
     debug_assert!(acts.len() <= MANY && out.len() >= acts.len() && acts.iter().all(|a| a.d.len() == blocks));
-    let mut s = Scratch::new();
+    // SAFETY: this function alone has it, and does not call itself.
+    let Scratch { unpacked, strip, wide, sums } = unsafe { scratch(acts.len()) };
     for b in 0..blocks {
-        // SAFETY: block `b` is inside the rows and the activation rows.
-        unsafe {
-            W::fill(rows, b, &mut s.unpacked, &mut s.strip);
-            if W::PANEL == Panel::Words {
-                widen(acts, 256 * b, 8, &mut s.wide);
+        // SAFETY: block `b` is inside the rows.
+        unsafe { W::fill(rows, b, unpacked, strip) };
+        for (acts, sums) in acts.chunks(WIDENED).zip(sums.chunks_mut(WIDENED)) {
+            // SAFETY: block `b` is inside the activation rows.
+            unsafe {
+                if W::PANEL == Panel::Words {
+                    widen(acts, 256 * b, 8, wide);
+                }
+                passes!(
+                    acts.len(),
+                    first,
+                    pass_large::<W, TOGETHER>(strip, acts, wide, b, first, sums),
+                    pass_large::<W, 2>(strip, acts, wide, b, first, sums),
+                    pass_large::<W, 1>(strip, acts, wide, b, first, sums)
+                );
             }
-            let Scratch { strip, wide, sums, .. } = &mut s;
-            passes!(
-                acts.len(),
-                first,
-                pass_large::<W, TOGETHER>(strip, acts, wide, b, first, sums),
-                pass_large::<W, 2>(strip, acts, wide, b, first, sums),
-                pass_large::<W, 1>(strip, acts, wide, b, first, sums)
-            );
         }
     }
-    s.store(&mut out[..acts.len()]);
+    store(&sums[..acts.len()], out);
 }
 
 /// Products of at most [`MANY`] activation rows.
@@ -377,24 +395,27 @@ pub(super) unsafe fn many_large<W: LargeType>(rows: &Rows, blocks: usize, acts: 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn many_small<W: SmallType>(rows: &Rows, blocks: usize, acts: &[QRow<'_>], out: &mut Results) {
     debug_assert!(acts.len() <= MANY && out.len() >= acts.len() && acts.iter().all(|a| a.d.len() == blocks));
-    let mut s = Scratch::new();
+    // SAFETY: this function alone has it, and does not call itself.
+    let Scratch { unpacked, strip, wide, sums } = unsafe { scratch(acts.len()) };
     for b in (0..blocks).step_by(8) {
         let n = (blocks - b).min(8);
-        // SAFETY: the blocks are inside the rows and the activation rows.
-        unsafe {
-            W::fill(rows, b, n, &mut s.unpacked, &mut s.strip);
-            if W::PANEL == Panel::Words {
-                widen(acts, 32 * b, n, &mut s.wide);
+        // SAFETY: the blocks are inside the rows.
+        unsafe { W::fill(rows, b, n, unpacked, strip) };
+        for (acts, sums) in acts.chunks(WIDENED).zip(sums.chunks_mut(WIDENED)) {
+            // SAFETY: the blocks are inside the activation rows.
+            unsafe {
+                if W::PANEL == Panel::Words {
+                    widen(acts, 32 * b, n, wide);
+                }
+                passes!(
+                    acts.len(),
+                    first,
+                    pass_small::<W, TOGETHER>(strip, acts, wide, (b, n), first, sums),
+                    pass_small::<W, 2>(strip, acts, wide, (b, n), first, sums),
+                    pass_small::<W, 1>(strip, acts, wide, (b, n), first, sums)
+                );
             }
-            let Scratch { strip, wide, sums, .. } = &mut s;
-            passes!(
-                acts.len(),
-                first,
-                pass_small::<W, TOGETHER>(strip, acts, wide, (b, n), first, sums),
-                pass_small::<W, 2>(strip, acts, wide, (b, n), first, sums),
-                pass_small::<W, 1>(strip, acts, wide, (b, n), first, sums)
-            );
         }
     }
-    s.store(&mut out[..acts.len()]);
+    store(&sums[..acts.len()], out);
 }

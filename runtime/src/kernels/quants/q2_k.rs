@@ -18,7 +18,42 @@ pub mod avx2 {
     use crate::kernels::quants::avx2::{self as x86, Large, Min};
     use std::arch::x86_64::*;
 
-    x86::large!(84, Min::Float, Panel::Bytes(4), 16);
+    x86::large!(84, Min::Float, Panel::Bytes(4), 16, turned);
+
+    impl turned::TurnedLarge for Type {
+        const RUNS: usize = 4;
+
+        #[inline(always)]
+        fn run(part: usize, i: usize) -> usize {
+            8 * (part / 2) + part % 2 + 2 * i
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn head(rows: &Eight, at: usize) -> Head {
+            // SAFETY: sixteen bytes of scales and minima are first, `d` and `dmin` last.
+            let (packed, [.., last]) = unsafe { (gemm::turn(rows, at), gemm::turn(rows, at + 68)) };
+            let (scales, mins) = (turned::bits::<0>(packed, 15), turned::bits::<4>(packed, 15));
+            let zero = _mm256_setzero_si256();
+            let (d, dmin) = (turned::halves_of::<false>(last), turned::halves_of::<true>(last));
+            let mut head = Head { scale: [zero; 16], min: [zero; 8], d, dmin };
+            for g in 0..16 {
+                head.scale[g] = turned::twice(scales[g / 4], g % 4);
+            }
+            for g in 0..8 {
+                head.min[g] = turned::both(mins[g / 2], g % 2);
+            }
+            head
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn part(rows: &Eight, at: usize, part: usize) -> [Run; 4] {
+            // SAFETY: 64 bytes of values.
+            let packed = unsafe { gemm::turn(rows, at + 16 + 16 * part) };
+            [turned::bits::<0>(packed, 3), turned::bits::<2>(packed, 3), turned::bits::<4>(packed, 3), turned::bits::<6>(packed, 3)]
+        }
+    }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]

@@ -26,7 +26,55 @@ pub mod avx2 {
     use crate::kernels::quants::avx2::{self as x86, Large, Min};
     use std::arch::x86_64::*;
 
-    x86::large!(110, Min::Offset(4), Panel::Bytes(4), 16);
+    x86::large!(110, Min::Offset(4), Panel::Bytes(4), 16, turned);
+
+    impl turned::TurnedLarge for Type {
+        const RUNS: usize = 4;
+
+        #[inline(always)]
+        fn run(part: usize, i: usize) -> usize {
+            8 * (part / 2) + part % 2 + 2 * i
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn head(rows: &Eight, at: usize) -> Head {
+            // SAFETY: the last fourteen bytes of a block are the scales and `d`.
+            let [v0, v1, v2, v3] = unsafe { gemm::turn(rows, at + 94) };
+            let word = |low, high| _mm256_or_si256(_mm256_srli_epi32::<16>(low), _mm256_slli_epi32::<16>(high));
+            let (a, b, high) = (word(v0, v1), word(v1, v2), word(v2, v3));
+            let (four, two) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
+            let part = |low, high| {
+                let q = _mm256_or_si256(_mm256_and_si256(low, four), _mm256_and_si256(high, two));
+                _mm256_sub_epi8(q, _mm256_set1_epi8(32))
+            };
+            let scales = [
+                part(a, _mm256_slli_epi16::<4>(high)),
+                part(b, _mm256_slli_epi16::<2>(high)),
+                part(_mm256_srli_epi16::<4>(a), high),
+                part(_mm256_srli_epi16::<4>(b), _mm256_srli_epi16::<2>(high)),
+            ];
+            turned::signed_scales::<2>(scales, turned::halves_of::<true>(v3))
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn part(rows: &Eight, at: usize, part: usize) -> [Run; 4] {
+            // SAFETY: 32 bytes of third bits, then 64 of the others.
+            let (third, packed) = unsafe { (gemm::turn(rows, at + 16 * (part % 2)), gemm::turn(rows, at + 32 + 16 * part)) };
+            let mut out =
+                [turned::bits::<0>(packed, 3), turned::bits::<2>(packed, 3), turned::bits::<4>(packed, 3), turned::bits::<6>(packed, 3)];
+            let (one, down) = (_mm256_set1_epi8(4), _mm_cvtsi32_si128(4 * (part / 2) as i32));
+            for i in 0..4 {
+                let third = _mm256_srl_epi16(third[i], down);
+                let raised = [_mm256_slli_epi16::<2>(third), _mm256_slli_epi16::<1>(third), third, _mm256_srli_epi16::<1>(third)];
+                for (out, raised) in out.iter_mut().zip(raised) {
+                    out[i] = _mm256_or_si256(out[i], _mm256_and_si256(raised, one));
+                }
+            }
+            out
+        }
+    }
 
     /// The sixteen scales as bytes.
     #[inline]

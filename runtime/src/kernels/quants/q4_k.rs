@@ -61,10 +61,10 @@ pub mod avx2 {
 #[cfg(target_arch = "x86_64")]
 pub mod avx512 {
     pub use super::avx2::decode;
-    use crate::kernels::ops::{Integer, MANY};
+    use crate::kernels::ops::Integer;
     use crate::kernels::quants::tile;
 
-    pub const INTEGER: Integer = Integer::Tiles(tile::q4_k::<1>, tile::q4_k::<MANY>);
+    pub const INTEGER: Integer = Integer::Tiles { one: tile::q4_k::<1>, many: tile::q4_k::<32>, most: 32 };
 }
 
 #[cfg(target_arch = "aarch64")]

@@ -13,7 +13,29 @@ pub mod avx2 {
     use crate::kernels::quants::avx2::{self as x86, Min, Small};
     use std::arch::x86_64::*;
 
-    x86::small!(22, Min::Signed, Panel::Bytes(4), 16);
+    x86::small!(22, Min::Signed, Panel::Bytes(4), 16, turned many);
+
+    impl turned::TurnedSmall for Type {
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn scale(rows: &Eight, at: usize) -> __m256 {
+            // SAFETY: the caller's promise.
+            unsafe { turned::halves_at(rows, at) }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn values(rows: &Eight, at: usize) -> [Run; 2] {
+            // SAFETY: a block is 22 bytes, the last sixteen of them low bits.
+            let ([first, second, ..], packed) = unsafe { (gemm::turn(rows, at), gemm::turn(rows, at + 6)) };
+            let fifth = _mm256_or_si256(_mm256_srli_epi32::<16>(first), _mm256_slli_epi32::<16>(second));
+            let mut out = [turned::bits::<0>(packed, 15), turned::bits::<4>(packed, 15)];
+            for (step, q) in out.as_flattened_mut().iter_mut().enumerate() {
+                *q = _mm256_or_si256(*q, turned::fifth_bits(fifth, step));
+            }
+            out
+        }
+    }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]

@@ -37,10 +37,8 @@ pub mod avx2 {
         #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn head(rows: &Eight, at: usize) -> Head {
             // SAFETY: the last two bytes of a block are `d`, the sixteen before them the scales.
-            unsafe {
-                let [.., last] = gemm::turn(rows, at + 194);
-                turned::signed_scales::<5>(rows, at + 192, turned::halves_of::<true>(last))
-            }
+            let (scales, [.., last]) = unsafe { (gemm::turn(rows, at + 192), gemm::turn(rows, at + 194)) };
+            turned::signed_scales::<5>(scales, turned::halves_of::<true>(last))
         }
 
         #[inline]

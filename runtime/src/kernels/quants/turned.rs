@@ -71,8 +71,10 @@ pub(super) fn halves_of<const HIGH: bool>(words: __m256i) -> __m256 {
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn halves_at(rows: &Eight, at: usize) -> __m256 {
     // SAFETY: the caller's promise.
-    let half = |r: usize| unsafe { rows[r].add(at).cast::<i16>().read_unaligned() };
-    _mm256_cvtph_ps(_mm_setr_epi16(half(0), half(1), half(2), half(3), half(4), half(5), half(6), half(7)))
+    let half = |r: usize| unsafe { u64::from(rows[r].add(at).cast::<u16>().read_unaligned()) << (16 * (r % 4)) };
+    // Put together outside the vector units, which have enough to do.
+    let (low, high) = ((half(0) | half(1)) | (half(2) | half(3)), (half(4) | half(5)) | (half(6) | half(7)));
+    _mm256_cvtph_ps(_mm_set_epi64x(high as i64, low as i64))
 }
 
 /// `(v >> SHIFT) & mask` in every byte.
@@ -105,6 +107,24 @@ pub(super) fn twice(v: __m256i, byte: usize) -> __m256i {
     _mm256_shuffle_epi8(v, _mm256_broadcastsi128_si256(_mm_setr_epi32(place(0), place(1), place(2), place(3))))
 }
 
+/// Bytes 0 and 1 of each lane, or with `half` 1 bytes 2 and 3, as i16; zero-extended.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn both(v: __m256i, half: usize) -> __m256i {
+    let place = |lane: i32| (0x8001_8000u32 as i32) | ((2 * half as i32 + 4 * lane) * 0x0001_0001);
+    _mm256_shuffle_epi8(v, _mm256_broadcastsi128_si256(_mm_setr_epi32(place(0), place(1), place(2), place(3))))
+}
+
+/// Bits `4 step` to `4 step + 3` of each lane as bit 4 of its four bytes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn fifth_bits(words: __m256i, step: usize) -> __m256i {
+    let place = |lane: i32| (step as i32 / 2 + 4 * lane) * 0x0101_0101;
+    let byte = _mm256_shuffle_epi8(words, _mm256_broadcastsi128_si256(_mm_setr_epi32(place(0), place(1), place(2), place(3))));
+    let bit = _mm256_set1_epi32(if step.is_multiple_of(2) { 0x0804_0201 } else { 0x8040_2010u32 as i32 });
+    _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(byte, bit), bit), _mm256_set1_epi8(16))
+}
+
 /// Scales and minima of Q4_K and Q5_K.
 ///
 /// # Safety
@@ -126,22 +146,15 @@ pub(super) unsafe fn scales_mins(rows: &Eight, at: usize) -> Head {
         head.scale[g] = twice(s[g / 4], g % 4);
     }
     for g in 0..4 {
-        let places = |lane: i32| 0x8001_8000u32 as i32 | ((2 * (g as i32 % 2) + 4 * lane) * 0x0001_0001);
-        let places = _mm256_broadcastsi128_si256(_mm_setr_epi32(places(0), places(1), places(2), places(3)));
-        head.min[g] = _mm256_shuffle_epi8(m[g / 2], places);
+        head.min[g] = both(m[g / 2], g % 2);
     }
     head
 }
 
-/// Sixteen signed bytes from byte `at` on as scales, and `2^SHIFT` times as large as minima.
-///
-/// # Safety
-/// The machine has AVX2, FMA and F16C; the rows have the bytes.
+/// Sixteen signed bytes as scales, and `2^SHIFT` times as large as minima.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn signed_scales<const SHIFT: i32>(rows: &Eight, at: usize, d: __m256) -> Head {
-    // SAFETY: the caller's promise.
-    let quarters = unsafe { turn(rows, at) };
+pub(super) fn signed_scales<const SHIFT: i32>(quarters: Run, d: __m256) -> Head {
     let zero = _mm256_setzero_si256();
     let mut head = Head { scale: [zero; 16], min: [zero; 8], d, dmin: _mm256_setzero_ps() };
     for (i, &v) in quarters.iter().enumerate() {
@@ -168,14 +181,15 @@ pub(super) unsafe fn one_small<W: TurnedSmall>(rows: &Rows, blocks: usize, acts:
     let a = &acts[0];
     debug_assert!(a.d.len() == blocks && a.q.len() == 32 * blocks && a.sums.len() == blocks);
     let chunk = if let Panel::Bytes(chunk) = W::PANEL { chunk } else { 1 };
-    let (ones, ahead) = (_mm256_set1_epi16(1), x86::ahead(blocks * W::BYTES, 8));
+    let ones = _mm256_set1_epi16(1);
     for (rows, out) in halves(rows).iter().zip(out[0].as_chunks_mut::<8>().0) {
         let mut total = _mm256_setzero_ps();
         for b in 0..blocks {
             // SAFETY: block `b` is inside the rows and the activation row.
             unsafe {
                 if b % 4 == 0 {
-                    rows.iter().for_each(|row| x86::prefetch(row.wrapping_add(b * W::BYTES + ahead), 4 * W::BYTES));
+                    let ahead = x86::ahead(b, blocks, W::BYTES, 8);
+                    rows.iter().for_each(|row| x86::prefetch(row.wrapping_add(ahead), 4 * W::BYTES));
                 }
                 let q = a.q.as_ptr().add(32 * b);
                 let mut dots = _mm256_set1_epi32(-i32::from(W::OFFSET) * i32::from(*a.sums.get_unchecked(b)));
