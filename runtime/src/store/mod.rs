@@ -12,6 +12,7 @@ mod replay;
 mod rows;
 mod schedule;
 mod stream;
+mod triggers;
 pub mod warm;
 
 use std::time::{Duration, Instant};

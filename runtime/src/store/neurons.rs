@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use forebay_format::layout::manifest::NeuronDown;
 use forebay_format::model::Ffn;
 use forebay_format::neurons::GroupShape;
-use forebay_format::{BundleId, FormatError, Kind, QuantType};
+use forebay_format::{BundleId, FormatError, Kind, QuantType, Record};
 
 use super::{Store, lost, reader, to_usize};
 use crate::budget::MemoryPlan;
@@ -50,13 +50,13 @@ struct LayerGroups {
 pub(super) struct Neurons {
     /// By layer.
     layers: Vec<Option<LayerGroups>>,
-    resident: Resident,
+    pub(super) resident: Resident,
     /// Slices of the pack start on multiples of this.
     alignment: u64,
     /// A span for each layer.
-    triggers: Arena,
+    pub(super) triggers: Arena,
     /// One span, cut into slots of `slot` bytes.
-    window: Arena,
+    pub(super) window: Arena,
     slot: usize,
     recent: Recent,
     /// Deliveries on their way.
@@ -141,6 +141,30 @@ impl Neurons {
         self.layers.get(layer as usize)?.as_ref()
     }
 
+    /// Groups of a layer, and the length of slice 0 of a full one; `None` if it has none.
+    pub fn trigger_slices(&self, layer: u32) -> Option<(u32, usize)> {
+        self.layer(layer).map(|l| (l.shape.groups(), l.first_slice))
+    }
+
+    /// Copies the triggers of whole groups of a layer from the window, where they have arrived, to where they stay.
+    pub fn keep_triggers(&mut self, arrival: reader::Arrival) -> Result<()> {
+        let reader::Arrival { fetch, lease, result, .. } = arrival;
+        let BundleId { layer, ordinal, .. } = fetch.id;
+        if let Some(LayerGroups { shape, first_slice }) =
+            self.layers.get(layer as usize).and_then(Option::as_ref).filter(|_| result.is_ok())
+            && let Some(all) = self.triggers.bytes_mut(layer as usize)
+        {
+            let each = lease.len() / fetch.bundles.max(1) as usize;
+            for (group, from) in (ordinal..).zip(lease.bytes().chunks_exact(each.max(1))) {
+                let length = shape.used(shape.neurons(group).len() as u32)[0] as usize;
+                let to = all.get_mut(first_slice * group as usize..).and_then(|to| to.get_mut(..length));
+                to.into_iter().zip(from.get(..length)).for_each(|(to, from)| to.copy_from_slice(from));
+            }
+        }
+        self.window.restore(lease);
+        result
+    }
+
     /// Bytes of a part of a group that is in memory.
     fn part(&self, layer: u32, group: u32, part: GroupPart) -> Option<&[u8]> {
         let LayerGroups { shape, first_slice } = self.layer(layer)?;
@@ -163,6 +187,30 @@ impl Neurons {
         };
         self.window.part(0, start..start.checked_add(length as usize)?)
     }
+}
+
+/// The record of the first of `groups` of a layer (ascending), and how many of them, up to `most` bytes, follow each other in the file, each as long as the first.
+///
+/// Errors: [`Error::Format`] for a group that the layer has not.
+pub(super) fn neighbours(pack: &Pack, layer: u32, groups: impl IntoIterator<Item = u32>, most: u64) -> Result<(&Record, u32)> {
+    let record = |group: u32| pack.index.get(BundleId::neurons(layer, group));
+    let format = |error| Error::Format { file: pack.path.clone(), error };
+    let mut groups = groups.into_iter();
+    let first = groups.next().unwrap_or(u32::MAX);
+    let found = record(first).map_err(format)?;
+    let most = most / found.length.max(1);
+    let mut count = 1;
+    for group in groups {
+        if group.checked_sub(first) != Some(count) || u64::from(count) >= most {
+            break;
+        }
+        let next = record(group).map_err(format)?;
+        if (next.offset, next.length) != (found.offset.saturating_add(found.length * u64::from(count)), found.length) {
+            break;
+        }
+        count += 1;
+    }
+    Ok((found, count))
 }
 
 /// Why there are no [`Neurons`].
@@ -202,33 +250,6 @@ impl Store {
     /// The two slices of a group are read by requests of their own, as if they lay apart: for measurements.
     pub fn read_apart(&mut self, on: bool) {
         self.neurons.apart = on;
-    }
-
-    /// Reads the triggers that stay.
-    pub(super) fn load_triggers(&mut self, pool: &Pool) -> Result<()> {
-        if self.neurons.resident != Resident::Triggers {
-            return Ok(());
-        }
-        for layer in 0..self.neurons.layers.len() as u32 {
-            let Some(LayerGroups { shape, first_slice }) = self.neurons.layer(layer).cloned() else { continue };
-            for group in 0..shape.groups() {
-                let id = BundleId::neurons(layer, group);
-                let record = self.pack.index.get(id).map_err(|error| Error::Format { file: self.pack.path.clone(), error })?;
-                let slice = self.pack.index.layout(record).slices.first().copied().unwrap_or(0);
-                let place = (layer as usize, first_slice * group as usize);
-                let read = self.io.read_groups(&mut self.neurons.triggers, place, record, 1, 0..slice);
-                read.ok_or_else(|| lost(&self.pack, id))?;
-            }
-            let mut first_error = None;
-            while self.io.collect(&self.pack, pool, true)? {
-                while let Some(arrival) = self.io.next(&self.pack) {
-                    self.neurons.triggers.restore(arrival.lease);
-                    first_error = first_error.or(arrival.result.err());
-                }
-            }
-            first_error.map_or(Ok(()), Err)?;
-        }
-        Ok(())
     }
 
     /// A layer's resident triggers, `[inner, hidden]`; an empty matrix if they are not resident.
@@ -312,32 +333,20 @@ impl Store {
 
     /// Queues groups that are not there, into free slots.
     fn read_groups(&mut self, layer: u32, missing: &[u32]) -> Result<()> {
-        let file = || self.pack.path.clone();
         let mut rest = missing;
         while let Some(&first) = rest.first() {
             let id = BundleId::neurons(layer, first);
-            let record = self.pack.index.get(id).map_err(|error| Error::Format { file: file(), error })?;
-            let length = record.length;
             let whole = self.neurons.resident == Resident::Nothing;
             // Neighbours in the file are neighbours in memory, if they are as long as a slot.
-            let most = if whole && !self.neurons.apart && length == self.neurons.slot as u64 {
-                (self.io.pace.request as u64 / length).max(1)
-            } else {
-                1
-            };
-            let mut count = 1;
-            let mut next = record.offset.saturating_add(length);
-            while let Some(&group) = rest.get(count).filter(|&&g| (count as u64) < most && g as usize == first as usize + count) {
-                let record = self.pack.index.get(BundleId::neurons(layer, group)).map_err(|error| Error::Format { file: file(), error })?;
-                if (record.offset, record.length) != (next, length) {
-                    break;
-                }
-                next = next.saturating_add(length);
-                count += 1;
+            let most = if whole && !self.neurons.apart { self.io.pace.request as u64 } else { 0 };
+            let (record, mut count) = neighbours(&self.pack, layer, rest.iter().copied(), most)?;
+            let length = record.length;
+            if length != self.neurons.slot as u64 {
+                count = 1;
             }
             let second = self.pack.index.layout(record).slices.first().copied().unwrap_or(0);
-            let part = if whole { 0..length * count as u64 } else { second..length };
-            let (now, later) = rest.split_at(count);
+            let part = if whole { 0..length * u64::from(count) } else { second..length };
+            let (now, later) = rest.split_at(count as usize);
             let mut place = None;
             for &group in now {
                 let slot = self.neurons.recent.insert(layer, group, self.neurons.keep).ok_or_else(|| lost(&self.pack, id))?;
@@ -347,7 +356,7 @@ impl Store {
             let (halves, together) = ([(at, 0..second), (at + second as usize, second..length)], [(at, part)]);
             let parts = if whole && self.neurons.apart { &halves[..] } else { &together[..] };
             for (at, part) in parts {
-                let read = self.io.read_groups(&mut self.neurons.window, (0, *at), record, count as u32, part.clone());
+                let read = self.io.read_groups(&mut self.neurons.window, (0, *at), record, count, part.clone());
                 read.ok_or_else(|| lost(&self.pack, id))?;
                 self.neurons.in_flight += 1;
             }
