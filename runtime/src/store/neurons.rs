@@ -414,6 +414,7 @@ impl Store {
     pub fn leave_groups(&mut self, pool: &Pool) -> Result<()> {
         self.await_groups(pool)?;
         let neurons = &mut self.neurons;
+        neurons.recent.leave();
         // A quarter more than was missing lately, which fades; never so much that it would cost the window itself.
         neurons.reserve = (neurons.missed + neurons.missed / 4).max(neurons.reserve - neurons.reserve / 8).min(neurons.recent.slots() / 16);
         let wanted_free = neurons.reserve.min(neurons.recent.groups().saturating_sub(neurons.recent.slots()));
