@@ -30,9 +30,9 @@ pub enum Selection {
     All,
 }
 
-/// Into so many parts triggers are cut when one row is computed, so that groups of the first are read while the next is computed.
+/// Into so many parts triggers (or the sketch) are cut when one row is computed, so that groups of the first are read while the next is computed.
 const PARTS: usize = 4;
-/// Triggers of fewer bytes are computed in one part: cutting them would cost more than it hides.
+/// Fewer bytes are computed in one part: cutting them would cost more than it hides.
 const LEAST_PART: usize = 1 << 20;
 /// Whole blocks of down are taken or left out in units of so many values, or of a group if that is more: kernels take up to eight blocks of 32 together, and which of
 /// their sums a block is added to must not change.
@@ -209,15 +209,17 @@ impl NeuronFfn {
     /// Counts scores and what fires, if that is wanted and `triggers` (`[n, inner]`) has the exact products.
     fn tally(&self, step: &Step, store: &Store, input: &Activations, triggers: &[f32], scores: &mut [f32], work: &mut NeuronScratch) {
         let Some(tally) = work.tally.as_mut().filter(|_| self.selection == Selection::Exact) else { return };
-        self.scores(step, store, input, scores);
+        self.scores(step, store, input, 0..self.shape.inner as usize, scores);
         tally.add(self.layer, scores, |i| value(self.activation, triggers[i]) != 0.0);
     }
 
-    /// Scores of all neurons by the sketch, `[n, inner]`.
-    fn scores(&self, step: &Step, store: &Store, input: &Activations, scores: &mut [f32]) {
-        step.kernels.matmul(step.pool, &store.tensor(self.sketch), input, scores);
+    /// Scores of the neurons `part` by the sketch, `[n, part]`.
+    fn scores(&self, step: &Step, store: &Store, input: &Activations, part: Range<usize>, scores: &mut [f32]) {
+        let all = store.tensor(self.sketch);
+        let bytes = all.bytes.get(part.start * all.row_bytes()..).unwrap_or_default();
+        step.kernels.matmul(step.pool, &Matrix { rows: part.len(), bytes, ..all }, input, scores);
         if let Some(bias) = self.trigger_bias() {
-            add_bias(scores, bias);
+            add_bias(scores, &bias[part]);
         }
     }
 
@@ -232,34 +234,35 @@ impl NeuronFfn {
         let words = self.words();
         work.groups.clear();
         let resident = store.resident() == Resident::Triggers;
-        match self.selection {
-            Selection::Exact => {
-                let group = self.shape.group as usize;
-                let bytes = self.shape.trigger_row as usize * inner;
-                let parts = if n == 1 && bytes >= LEAST_PART { PARTS } else { 1 };
-                let each = inner.div_ceil(parts).next_multiple_of(group);
-                for first in (0..inner).step_by(each) {
-                    let part = first..(first + each).min(inner);
-                    let out = if parts == 1 { &mut *gate } else { &mut gate[part.clone()] };
+        if self.selection == Selection::All {
+            work.bits[..n * words].fill(u64::MAX);
+            self.collect(0..inner, &work.bits[..n * words], &mut work.groups);
+            store.want_groups(self.layer, &work.groups, step.pool)?;
+        } else {
+            // What decides comes in parts, so that groups of the first are read while the next is computed.
+            let row = match self.selection {
+                Selection::Predicted(_) => store.tensor(self.sketch).row_bytes(),
+                _ => self.shape.trigger_row as usize,
+            };
+            let parts = if n == 1 && row * inner >= LEAST_PART { PARTS } else { 1 };
+            let each = inner.div_ceil(parts).next_multiple_of(self.shape.group as usize);
+            for first in (0..inner).step_by(each) {
+                let part = first..(first + each).min(inner);
+                let out = if parts == 1 { &mut *gate } else { &mut gate[part.clone()] };
+                let bits = &mut work.bits[..n * words];
+                if let Selection::Predicted(threshold) = self.selection {
+                    self.scores(step, store, input, part.clone(), out);
+                    self.mark(part.clone(), &gate[..n * inner], bits, &|score| score > threshold);
+                } else {
                     self.trigger_products(step, store, input, part.clone(), out);
-                    let bits = &mut work.bits[..n * words];
-                    let fires = |x: f32| value(self.activation, x) != 0.0;
-                    self.mark(part.clone(), &gate[..n * inner], bits, &fires);
-                    let new = self.collect(part, bits, &mut work.groups);
-                    store.want_groups(self.layer, &work.groups[new..], step.pool)?;
-                    store.groups_meanwhile(step.pool)?;
+                    self.mark(part.clone(), &gate[..n * inner], bits, &|x| value(self.activation, x) != 0.0);
                 }
-                return Ok(());
+                let new = self.collect(part, bits, &mut work.groups);
+                store.want_groups(self.layer, &work.groups[new..], step.pool)?;
+                store.groups_meanwhile(step.pool)?;
             }
-            Selection::Predicted(threshold) => {
-                self.scores(step, store, input, gate);
-                self.mark(0..inner, gate, &mut work.bits[..n * words], &|score| score > threshold);
-            }
-            Selection::All => work.bits[..n * words].fill(u64::MAX),
         }
-        self.collect(0..inner, &work.bits[..n * words], &mut work.groups);
-        store.want_groups(self.layer, &work.groups, step.pool)?;
-        if resident {
+        if resident && self.selection != Selection::Exact {
             self.trigger_products(step, store, input, 0..inner, gate);
         }
         Ok(())

@@ -58,6 +58,11 @@ impl<'a> Matrix<'a> {
         Matrix { qtype, rows, cols, bytes: &[], piece_rows: piece_rows.max(1), piece_stride: 0, pieces: Some(pieces) }
     }
 
+    /// Bytes of one row; 0 if the columns are no whole blocks.
+    pub fn row_bytes(&self) -> usize {
+        self.qtype.row_bytes(self.cols).unwrap_or(0)
+    }
+
     /// Bytes of one row, and a check that every row lies inside `bytes`.
     ///
     /// # Panics
