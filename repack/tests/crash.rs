@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{SMALL, Shape, options, toy};
+use common::{Limited, SMALL, Shape, options, toy};
 use forebay_format::QuantType;
 use forebay_repack::plan::{Plan, Quantize};
 use forebay_repack::write::media::{Media, System};
@@ -178,41 +178,14 @@ fn a_second_writer_is_kept_away() {
     write::convert(&checkpoint, &plan, &out, &options(1)).unwrap();
 }
 
-/// A disk that is full at the third write.
-struct Full(AtomicU64);
-
-impl Media for Full {
-    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-        match self.0.fetch_add(1, Ordering::SeqCst) {
-            0..3 => System.write_at(file, bytes, offset),
-            _ => Err(rustix::io::Errno::NOSPC.into()),
-        }
-    }
-
-    fn sync(&self, file: &File) -> io::Result<()> {
-        System.sync(file)
-    }
-
-    fn rename(&self, from: &Path, to: &Path, replace: bool) -> io::Result<()> {
-        System.rename(from, to, replace)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        System.sync_dir(dir)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        System.remove(path)
-    }
-}
-
 #[test]
 fn a_full_disk_is_named_and_nothing_useless_stays() {
     let dir = tempfile::tempdir().unwrap();
     let (checkpoint, binding) = toy(dir.path(), SMALL);
     let plan = Plan::new(&checkpoint, &binding, Quantize::Keep).unwrap();
     let out = dir.path().join("toy.fby");
-    let error = write::convert(&checkpoint, &plan, &out, &write::Options { media: &Full(AtomicU64::new(0)), ..options(1) }).unwrap_err();
+    let full = Limited::new(3, || rustix::io::Errno::NOSPC.into());
+    let error = write::convert(&checkpoint, &plan, &out, &write::Options { media: &full, ..options(1) }).unwrap_err();
     assert!(matches!(error, Error::NoSpace { .. }), "{error}");
     assert_eq!(error.exit_code(), 5);
     assert_eq!(names(dir.path()), ["weights.bin"]);

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{NEVER, Shape, options, sparse};
+use common::{Limited, NEVER, Shape, options, sparse};
 use forebay_format::model::Role;
 use forebay_format::reference::Reader;
 use forebay_format::{BundleId, Kind, QuantType};
@@ -12,10 +12,8 @@ use forebay_repack::verify::{Depth, verify};
 use forebay_repack::write::media::{Media, System};
 use forebay_repack::write::{self, Silent};
 use proptest::prelude::*;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 fn choices(quantize: Quantize, neurons: Neurons) -> Choices {
     Choices { quantize, neurons, copies: 1 }
@@ -196,34 +194,6 @@ fn a_value_that_is_not_finite_is_named() {
     }
 }
 
-/// A machine that stops at some write.
-struct Stops(AtomicU64);
-
-impl Media for Stops {
-    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-        match self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
-            Ok(_) => System.write_at(file, bytes, offset),
-            Err(_) => Err(io::Error::other("stopped")),
-        }
-    }
-
-    fn sync(&self, file: &File) -> io::Result<()> {
-        System.sync(file)
-    }
-
-    fn rename(&self, from: &Path, to: &Path, replace: bool) -> io::Result<()> {
-        System.rename(from, to, replace)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        System.sync_dir(dir)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        System.remove(path)
-    }
-}
-
 /// Claims after every piece.
 fn piecemeal(resume: bool, media: &dyn Media) -> write::Options<'_> {
     write::Options { resume, media, group_bytes: 1, ..options(1) }
@@ -239,7 +209,7 @@ fn a_stopped_conversion_is_resumed_to_the_same_bytes() {
     let out = dir.path().join("stopped.fby");
     let mut resumed = 0;
     for at in (0..).step_by(3) {
-        if write::convert(&checkpoint, &plan, &out, &piecemeal(false, &Stops(AtomicU64::new(at)))).is_ok() {
+        if write::convert(&checkpoint, &plan, &out, &piecemeal(false, &Limited::new(at, || io::Error::other("stopped")))).is_ok() {
             break;
         }
         let report = write::convert(&checkpoint, &plan, &out, &piecemeal(true, &System)).unwrap();

@@ -1,34 +1,25 @@
 //! Every family whose networks may have neurons that are exactly zero gets groups of neurons, with the weights that its trunk run would have; no other family does.
 
 mod arch_common;
+mod common;
 
 use arch_common::{Toy, llama, qwen3_moe, shared};
+use common::options;
 use forebay_format::model::Role;
 use forebay_format::reference::Reader;
 use forebay_format::{BundleId, Kind};
 use forebay_repack::arch::bind;
 use forebay_repack::plan::{Choices, Neurons, Plan, Quantize};
 use forebay_repack::source;
-use forebay_repack::write::{self, GROUP_BYTES, Silent, media};
+use forebay_repack::write;
 use serde_json::json;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
 fn pack(source: &Path, out: &Path, neurons: Neurons) -> Reader {
     let checkpoint = source::open(source).unwrap();
     let binding = bind(&checkpoint).unwrap();
     let plan = Plan::with(&checkpoint, &binding, Choices { quantize: Quantize::Keep, neurons, copies: 1 }).unwrap();
-    let cancel = AtomicBool::new(false);
-    let options = write::Options {
-        resume: false,
-        force: true,
-        threads: 2,
-        group_bytes: GROUP_BYTES,
-        cancel: &cancel,
-        media: &media::System,
-        watch: &Silent,
-    };
-    write::convert(&checkpoint, &plan, out, &options).unwrap();
+    write::convert(&checkpoint, &plan, out, &write::Options { force: true, ..options(2) }).unwrap();
     Reader::open(out).unwrap()
 }
 

@@ -116,6 +116,8 @@ pub struct MemoryPlan {
     pub floor_group_slots: u32,
     /// Smallest limit that works, in whole MiB.
     pub floor: u64,
+    /// Smallest limit with room for the triggers, where they do not fit and every neuron is read because nobody asked for anything else.
+    pub triggers_floor: Option<u64>,
 }
 
 impl MemoryPlan {
@@ -164,6 +166,7 @@ impl MemoryPlan {
             groups: 0,
             floor_group_slots: 0,
             floor: 0,
+            triggers_floor: None,
         };
         groups.place(needs.resident, &mut plan);
         let least = |plan: &MemoryPlan, slots: u32, group_slots: u32| {

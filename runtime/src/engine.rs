@@ -72,8 +72,8 @@ pub struct Options {
     pub io: IoBackend,
     /// Rows of a prompt step; `None`: up to 512, fewer if memory is tight. Changes speed, never results.
     pub chunk: Option<u32>,
-    /// Which neurons are read and computed.
-    pub sparsity: Sparsity,
+    /// Which neurons are read and computed; `None`: [`Sparsity::Exact`] if the limit has room for the triggers, else [`Sparsity::Off`], which gives the same bits.
+    pub sparsity: Option<Sparsity>,
     /// Products of gate and up below this many times their row's root mean square count as zero. Not exact, unless 0.
     pub activation_threshold: f32,
     /// Set it to stop between layers with [`Error::Interrupted`].
@@ -90,7 +90,7 @@ impl Default for Options {
             kv: None,
             io: IoBackend::Auto,
             chunk: None,
-            sparsity: Sparsity::Exact,
+            sparsity: None,
             activation_threshold: 0.0,
             cancel: Arc::default(),
         }
@@ -164,7 +164,9 @@ impl Engine {
     /// As for [`Engine::open`].
     pub fn with_plan(pack: Pack, plan: MemoryPlan, context: u32, chunk: u32, options: &Options) -> Result<Engine> {
         model::check(&pack.manifest).map_err(|error| Error::Format { file: pack.path.clone(), error })?;
-        if plan.groups > 0 && plan.resident == Resident::Nothing && options.sparsity == Sparsity::Exact {
+        let without_triggers = plan.groups > 0 && plan.resident == Resident::Nothing;
+        let sparsity = options.sparsity.unwrap_or(if without_triggers { Sparsity::Off } else { Sparsity::Exact });
+        if without_triggers && sparsity == Sparsity::Exact {
             return Err(Error::Request("exact sparsity needs a plan with resident triggers".into()));
         }
         let mode = options.activations;
@@ -176,12 +178,12 @@ impl Engine {
         let mut store = Store::open(pack, &plan, options.io, &pool)?;
         let mut model = Model::load(&mut store, &pool)?;
         let (file, id, layers) = (&store.pack().path, &store.pack().superblock.pack_id, model.layers.len());
-        let prediction = match options.sparsity {
+        let prediction = match sparsity {
             Sparsity::Predicted { recall } if plan.groups > 0 => {
                 let known = calibration::file::read(&calibration::file::path(file), id, layers);
                 let chosen = known.as_ref().map(|c| c.choose(recall));
                 let thresholds = known.as_ref().map(|c| c.layers.as_slice());
-                select(&mut model, options.sparsity, thresholds.zip(chosen));
+                select(&mut model, sparsity, thresholds.zip(chosen));
                 Some(Prediction { row: known.as_ref().zip(chosen).and_then(|(c, i)| c.table.get(i).copied()) })
             }
             sparsity => {
@@ -484,11 +486,33 @@ pub fn needs(manifest: &Manifest, context: u32, chunk: u32, options: &Options) -
     let scratch = sizes.bytes(options.activations).saturating_add(model::decoded_bytes(manifest));
     let scratch = scratch.saturating_add(NeuronScratch::bytes(manifest, chunk as usize));
     let tokenizer = manifest.tokenizer.as_ref().map_or(0, |t| tokenizer_bytes(&t.json));
-    Needs { kv, state, scratch, tokenizer, resident: options.sparsity.resident() }
+    Needs { kv, state, scratch, tokenizer, resident: options.sparsity.unwrap_or_default().resident() }
+}
+
+/// Rows of a prompt step, and the memory plan for it. Where nobody says which neurons are read and the triggers do not fit, all are.
+fn plan(pack: &Pack, context: u32, options: &Options) -> Result<(u32, MemoryPlan)> {
+    let exact = plan_for(pack, context, options);
+    if options.sparsity.is_some() || pack.manifest.neurons.is_empty() {
+        return exact;
+    }
+    let all = Options { sparsity: Some(Sparsity::Off), ..options.clone() };
+    let least = |options: &Options| Options { ram: RamLimit::Bytes(u64::MAX), chunk: Some(1), ..options.clone() };
+    let floor = |options: &Options| plan_for(pack, context, &least(options)).map_or(u64::MAX, |(_, plan)| plan.floor);
+    let floors = [floor(options), floor(&all)];
+    let mut planned = match exact {
+        Err(Error::Budget(why)) => match plan_for(pack, context, &all) {
+            Err(Error::Budget(_)) if floors[0] < floors[1] => return Err(Error::Budget(why)),
+            other => other?,
+        },
+        exact => exact?,
+    };
+    planned.1.floor = floors[0].min(floors[1]);
+    planned.1.triggers_floor = (planned.1.resident == Resident::Nothing).then_some(floors[0]);
+    Ok(planned)
 }
 
 /// The longest prompt step that fits comfortably, and the memory plan for it.
-fn plan(pack: &Pack, context: u32, options: &Options) -> Result<(u32, MemoryPlan)> {
+fn plan_for(pack: &Pack, context: u32, options: &Options) -> Result<(u32, MemoryPlan)> {
     let limit = options.ram.resolve();
     let with = |chunk: u32| {
         let needs = needs(&pack.manifest, context, chunk, options);

@@ -1,5 +1,6 @@
 //! Shared helpers of the test suite.
 
+pub mod feed;
 pub mod numbers;
 pub mod oracle;
 pub mod packs;

@@ -1,5 +1,6 @@
 //! Checkpoint to pack in this process, into a temporary directory.
 
+use crate::{shared, toy};
 use forebay_repack::plan::{Choices, Neurons, Plan, Quantize};
 use forebay_repack::write::{self, media};
 use forebay_repack::{arch, source};
@@ -14,6 +15,21 @@ pub fn convert(source: &Path, dir: &Path) -> forebay_repack::Result<PathBuf> {
 /// Converts `source` into `dir/neurons.fby`, in groups of neurons where that can be exact.
 pub fn convert_grouped(source: &Path, dir: &Path) -> forebay_repack::Result<PathBuf> {
     with(source, &dir.join("neurons.fby"), Neurons::Auto, Quantize::Keep)
+}
+
+/// A dense model with a sparse activation, of two layers, that every clone has: a checkpoint in `dir/toy`.
+///
+/// # Panics
+/// If it cannot be written.
+pub fn sparse_toy(dir: &Path) -> PathBuf {
+    let source = dir.join("toy");
+    toy::write_sparse(&source).unwrap_or_else(|e| panic!("{}: {e}", source.display()));
+    source
+}
+
+/// The trained model with a sparse activation if it is there, else the toy.
+pub fn sparse_model(dir: &Path) -> PathBuf {
+    shared::shared().map_or_else(|| sparse_toy(dir), |s| s.join("models/relu-llama-19m"))
 }
 
 /// Converts `source` into `pack`.

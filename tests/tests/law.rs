@@ -8,7 +8,7 @@ use forebay::memory::RamLimit;
 use forebay::pack::Pack;
 use forebay::store::Schedule;
 use forebay::{Engine, Options, Wanted, engine};
-use forebay_tests::{packs, shared};
+use forebay_tests::{feed, packs, shared};
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -30,11 +30,6 @@ fn pack() -> &'static Path {
         (dir, pack)
     });
     &made.1
-}
-
-/// Ids spread over the vocabulary, always the same.
-fn tokens(vocab: u32) -> Vec<u32> {
-    (0..(PROMPT + DECODED) as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 7) % vocab).collect()
 }
 
 /// Experts in memory at once.
@@ -95,16 +90,9 @@ impl Placement {
     }
 }
 
-/// Bits of all logits: the prompt's in one feed, then token by token.
+/// Bits of all logits.
 fn bits(engine: &mut Engine) -> Vec<u32> {
-    let tokens = tokens(engine.manifest().spec.vocab);
-    let mut bits = Vec::new();
-    let mut keep = |_: usize, row: &[f32]| bits.extend(row.iter().map(|x| x.to_bits()));
-    engine.feed(&tokens[..PROMPT], Wanted::All, &mut keep).unwrap_or_else(|e| panic!("{e}"));
-    for token in &tokens[PROMPT..] {
-        engine.feed(&[*token], Wanted::Last, &mut keep).unwrap_or_else(|e| panic!("{e}"));
-    }
-    bits
+    feed::bits(engine, PROMPT, DECODED)
 }
 
 /// Everything in memory, one thread, buffered reads, the prompt in one step.
@@ -225,7 +213,7 @@ fn the_past_leaves_no_trace() {
     let placement = Placement { window: Window::Half, staging: 2, threads: 2, io, chunk: 64, schedule, mode };
     let options = Options { cancel: std::sync::Arc::clone(&cancel), ..placement.options() };
     let mut engine = Engine::open(pack(), &options).unwrap_or_else(|e| panic!("{e}"));
-    let tokens = tokens(engine.manifest().spec.vocab);
+    let tokens = feed::spread(PROMPT + DECODED, engine.manifest().spec.vocab);
     let mut ignore = |_: usize, _: &[f32]| ();
     engine.feed(&tokens[20..90], Wanted::Last, &mut ignore).expect("a prompt");
     cancel.store(true, std::sync::atomic::Ordering::Relaxed);

@@ -12,32 +12,21 @@ use forebay::tokenizer::{Specials, Tokenizer};
 use forebay::{Engine, Options, Sparsity, Wanted, engine};
 use forebay_format::{BundleId, Kind};
 use forebay_repack::plan::{Neurons, Quantize};
-use forebay_tests::{packs, shared, toy};
-use std::path::{Path, PathBuf};
+use forebay_tests::{feed, packs, shared};
+use std::path::Path;
 
 const CONTEXT: u32 = 128;
 const PROMPT: usize = 70;
 const DECODED: usize = 12;
 
-fn tokens(vocab: u32) -> Vec<u32> {
-    (0..(PROMPT + DECODED) as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 7) % vocab).collect()
-}
-
-/// Bits of all logits: a prompt in one feed, then token by token.
+/// Bits of all logits.
 fn bits(engine: &mut Engine) -> Vec<u32> {
-    let tokens = tokens(engine.manifest().spec.vocab);
-    let mut bits = Vec::new();
-    let mut keep = |_: usize, row: &[f32]| bits.extend(row.iter().map(|x| x.to_bits()));
-    engine.feed(&tokens[..PROMPT], Wanted::All, &mut keep).unwrap_or_else(|e| panic!("{e}"));
-    for token in &tokens[PROMPT..] {
-        engine.feed(&[*token], Wanted::Last, &mut keep).unwrap_or_else(|e| panic!("{e}"));
-    }
-    bits
+    feed::bits(engine, PROMPT, DECODED)
 }
 
 fn options(sparsity: Sparsity, activations: ActivationMode) -> Options {
     let ram = RamLimit::Bytes(4 << 30);
-    Options { ram, context: Some(CONTEXT), threads: Some(2), activations, sparsity, ..Options::default() }
+    Options { ram, context: Some(CONTEXT), threads: Some(2), activations, sparsity: Some(sparsity), ..Options::default() }
 }
 
 fn run(pack: &Path, options: &Options) -> Vec<u32> {
@@ -54,13 +43,6 @@ fn with_window(pack: &Path, slots: u32, resident: Resident, chunk: u32, options:
     assert!(plan.groups > 0 && plan.group_slots == plan.groups, "everything fits {plan:?}");
     plan.group_slots = slots.clamp(plan.floor_group_slots, plan.groups);
     Engine::with_plan(pack, plan, CONTEXT, chunk, options).unwrap_or_else(|e| panic!("{e}"))
-}
-
-/// A dense model with a sparse activation that every clone has.
-fn toy_model(dir: &Path) -> PathBuf {
-    let source = dir.join("toy");
-    toy::write_sparse(&source).unwrap_or_else(|e| panic!("{e}"));
-    source
 }
 
 /// Exact, off, and predictions that take everything, against the pack without groups.
@@ -82,7 +64,7 @@ fn equal_to_dense(source: &Path, quantize: Quantize) {
 #[test]
 fn exact_is_dense_bit_for_bit() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    equal_to_dense(&toy_model(dir.path()), Quantize::Keep);
+    equal_to_dense(&packs::sparse_toy(dir.path()), Quantize::Keep);
     let Some(shared) = shared::shared() else { return };
     for source in ["oracles/opt", "oracles/llama-relu", "models/relu-llama-19m"] {
         equal_to_dense(&shared.join(source), Quantize::Keep);
@@ -93,7 +75,7 @@ fn exact_is_dense_bit_for_bit() {
 #[test]
 fn exact_is_dense_in_whole_blocks() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let toy = toy_model(dir.path());
+    let toy = packs::sparse_toy(dir.path());
     for name in ["q8_0", "q4_0", "mxfp4"] {
         equal_to_dense(&toy, Quantize::from_name(name).expect("a type"));
     }
@@ -107,7 +89,7 @@ fn exact_is_dense_in_whole_blocks() {
 #[test]
 fn placement_never_changes_a_bit() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let source = shared::shared().map_or_else(|| toy_model(dir.path()), |s| s.join("models/relu-llama-19m"));
+    let source = packs::sparse_model(dir.path());
     let pack = packs::convert_grouped(&source, dir.path()).unwrap_or_else(|e| panic!("{e}"));
     for sparsity in [Sparsity::Exact, Sparsity::Predicted { recall: None }, Sparsity::Off] {
         let base = options(sparsity, ActivationMode::Int8);
@@ -140,7 +122,7 @@ fn placement_never_changes_a_bit() {
 #[test]
 fn damage_is_named() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let path = packs::convert_grouped(&toy_model(dir.path()), dir.path()).unwrap_or_else(|e| panic!("{e}"));
+    let path = packs::convert_grouped(&packs::sparse_toy(dir.path()), dir.path()).unwrap_or_else(|e| panic!("{e}"));
     let pack = Pack::open(&path).unwrap_or_else(|e| panic!("{e}"));
     let record = pack.index.get(BundleId::neurons(1, 1)).expect("a group").clone();
     let first = pack.index.layout(&record).slices[0];
@@ -152,7 +134,7 @@ fn damage_is_named() {
         let damaged = dir.path().join("damaged.fby");
         std::fs::write(&damaged, &bad).expect("a damaged pack");
         let error = Engine::open(&damaged, &options(sparsity, ActivationMode::Int8)).and_then(|mut engine| {
-            let tokens = tokens(engine.manifest().spec.vocab);
+            let tokens = feed::spread(PROMPT + DECODED, engine.manifest().spec.vocab);
             engine.feed(&tokens, Wanted::Last, &mut |_, _| ())?;
             Ok(())
         });
@@ -165,7 +147,7 @@ fn damage_is_named() {
 #[test]
 fn the_refusal_says_what_would_work() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let source = shared::shared().map_or_else(|| toy_model(dir.path()), |s| s.join("models/relu-llama-19m"));
+    let source = packs::sparse_model(dir.path());
     let path = packs::convert_grouped(&source, dir.path()).unwrap_or_else(|e| panic!("{e}"));
     let open = |mib: u64, sparsity| {
         let options = Options { ram: RamLimit::Bytes(mib << 20), ..options(sparsity, ActivationMode::Int8) };
@@ -191,11 +173,11 @@ fn the_refusal_says_what_would_work() {
 fn a_calibration_keeps_perplexity() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let real = shared::shared();
-    let source = real.as_ref().map_or_else(|| toy_model(dir.path()), |s| s.join("models/relu-llama-19m"));
+    let source = packs::sparse_model(dir.path());
     let path = packs::convert_grouped(&source, dir.path()).unwrap_or_else(|e| panic!("{e}"));
     let mut engine = Engine::open(&path, &options(Sparsity::Exact, ActivationMode::Int8)).unwrap_or_else(|e| panic!("{e}"));
     let chunks: Vec<Vec<u32>> = match &real {
-        None => tokens(engine.manifest().spec.vocab).chunks(40).map(<[u32]>::to_vec).collect(),
+        None => feed::spread(PROMPT + DECODED, engine.manifest().spec.vocab).chunks(40).map(<[u32]>::to_vec).collect(),
         Some(shared) => {
             let source = engine.manifest().tokenizer.clone().expect("a tokenizer");
             let tokenizer = Tokenizer::new(&source, engine.manifest().spec.vocab).unwrap_or_else(|e| panic!("{e}"));

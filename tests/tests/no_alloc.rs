@@ -7,7 +7,7 @@ use forebay::pack::Pack;
 use forebay::store::Resident;
 use forebay::{Engine, Options, Sparsity, Wanted, engine};
 use forebay_format::BundleId;
-use forebay_tests::{packs, shared, toy};
+use forebay_tests::{packs, shared};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -86,10 +86,9 @@ fn prompts_and_tokens_allocate_nothing() {
     assert!(stats.misses > 500 && stats.guesses > 50, "{stats:?}");
     assert_eq!(made, 0, "reading");
     // Neuron groups, most of which have to be read again and again.
-    toy::write_sparse(&dir.path().join("sparse")).unwrap_or_else(|e| panic!("{e}"));
-    let path = packs::convert_grouped(&dir.path().join("sparse"), dir.path()).unwrap_or_else(|e| panic!("{e}"));
+    let path = packs::convert_grouped(&packs::sparse_toy(dir.path()), dir.path()).unwrap_or_else(|e| panic!("{e}"));
     for (sparsity, resident) in [(Sparsity::Exact, Resident::Triggers), (Sparsity::Off, Resident::Nothing)] {
-        let options = Options { sparsity, ..options.clone() };
+        let options = Options { sparsity: Some(sparsity), ..options.clone() };
         let pack = Pack::open(&path).unwrap_or_else(|e| panic!("{e}"));
         let mut needs = engine::needs(&pack.manifest, 512, 64, &options);
         needs.resident = resident;

@@ -5,9 +5,9 @@ use forebay::budget::MemoryPlan;
 use forebay::io::IoBackend;
 use forebay::memory::RamLimit;
 use forebay::pack::Pack;
-use forebay::{Engine, Options, Wanted, engine};
+use forebay::{Engine, Options, engine};
 use forebay_format::BundleId;
-use forebay_tests::{packs, shared, toy};
+use forebay_tests::{feed, packs, shared, toy};
 use std::path::Path;
 
 const CONTEXT: u32 = 128;
@@ -56,17 +56,9 @@ impl Placement {
     }
 }
 
-/// Bits of all logits: a prompt in one feed, then token by token.
+/// Bits of all logits.
 fn bits(engine: &mut Engine) -> Vec<u32> {
-    let vocab = engine.manifest().spec.vocab;
-    let tokens: Vec<u32> = (0..44u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 7) % vocab).collect();
-    let mut bits = Vec::new();
-    let mut keep = |_: usize, row: &[f32]| bits.extend(row.iter().map(|x| x.to_bits()));
-    engine.feed(&tokens[..40], Wanted::All, &mut keep).unwrap_or_else(|e| panic!("{e}"));
-    for token in &tokens[40..] {
-        engine.feed(&[*token], Wanted::Last, &mut keep).unwrap_or_else(|e| panic!("{e}"));
-    }
-    bits
+    feed::bits(engine, 40, 4)
 }
 
 /// All rings, backends, prompt steps and numbers of threads against everything in memory. The model has at least five layers.

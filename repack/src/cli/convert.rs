@@ -28,8 +28,8 @@ pub struct Args {
     /// What to do with float weights; quantised ones always move unchanged
     #[arg(long, value_name = "TYPE", default_value = "keep", value_parser = ["keep", "q8_0", "q4_0", "q4_k", "q6_k", "mxfp4", "f16", "bf16"])]
     quantize: String,
-    /// Cut dense networks whose neurons may be exactly zero (relu, fatrelu, squared relu) into groups of neurons
-    #[arg(long, value_name = "WHEN", default_value = "off", value_parser = ["auto", "off"])]
+    /// Cut dense networks whose neurons may be exactly zero (relu, fatrelu, squared relu) into groups of neurons, where that is exact; or leave them whole
+    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = ["auto", "off"])]
     neurons: String,
     /// Measure on this text how well the sketches predict which neurons fire: runs `forebay calibrate` on the finished pack
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["dry_run", "outline"])]

@@ -23,8 +23,8 @@ pub struct Args {
     /// Type of the matrices; keep is bf16
     #[arg(long, value_name = "TYPE", default_value = "q4_k", value_parser = ["keep", "q8_0", "q4_0", "q4_k", "q6_k", "mxfp4", "f16", "bf16"])]
     quantize: String,
-    /// Cut dense networks whose neurons may be exactly zero into groups of neurons
-    #[arg(long, value_name = "WHEN", default_value = "off", value_parser = ["auto", "off"])]
+    /// Cut dense networks whose neurons may be exactly zero into groups of neurons, or leave them whole
+    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = ["auto", "off"])]
     neurons: String,
     /// Share of those neurons that fires for a token, by their biases; as random weights do if not given
     #[arg(long, value_name = "N%", value_parser = parse_share)]

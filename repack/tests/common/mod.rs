@@ -9,10 +9,13 @@ use forebay_repack::arch::{Binding, Bound, BoundExpert, Rows};
 use forebay_repack::encode::encode_row;
 use forebay_repack::source::{Checkpoint, Dtype, Meta, Tensor, WeightFile};
 use forebay_repack::write::fill::fingerprint;
+use forebay_repack::write::media::{Media, System};
 use forebay_repack::write::{GROUP_BYTES, Options, Silent, media};
 use std::collections::HashMap;
+use std::fs::File;
+use std::io;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Sizes of the toy.
 #[derive(Clone, Copy, Debug)]
@@ -187,4 +190,41 @@ pub static NEVER: AtomicBool = AtomicBool::new(false);
 /// Defaults for tests.
 pub fn options(threads: usize) -> Options<'static> {
     Options { resume: false, force: false, threads, group_bytes: GROUP_BYTES, cancel: &NEVER, media: &media::System, watch: &Silent }
+}
+
+/// A disk on which so many writes work; those behind them fail.
+pub struct Limited {
+    left: AtomicU64,
+    error: fn() -> io::Error,
+}
+
+impl Limited {
+    pub fn new(writes: u64, error: fn() -> io::Error) -> Limited {
+        Limited { left: AtomicU64::new(writes), error }
+    }
+}
+
+impl Media for Limited {
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        match self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+            Ok(_) => System.write_at(file, bytes, offset),
+            Err(_) => Err((self.error)()),
+        }
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        System.sync(file)
+    }
+
+    fn rename(&self, from: &Path, to: &Path, replace: bool) -> io::Result<()> {
+        System.rename(from, to, replace)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        System.sync_dir(dir)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        System.remove(path)
+    }
 }

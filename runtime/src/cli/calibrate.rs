@@ -33,9 +33,8 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Outcome {
     let interrupt = Interrupt::install();
-    if arguments.engine.predicts() {
-        return Err(Failure::Usage("calibrate computes exactly; leave --sparsity predicted out".into()));
-    }
+    let exact = arguments.engine.exactly();
+    let exact = exact.ok_or_else(|| Failure::Usage("calibrate needs to know which neurons fire; leave --sparsity out".into()))?;
     let pack = Pack::open(&arguments.file)?;
     let tokenizer = tokenize::load(&arguments.file, &pack.manifest)?;
     let ids = tokenizer.encode(&files::read_text(&arguments.text, MAX_TEXT_BYTES as u64)?, Specials::Plain)?;
@@ -50,7 +49,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let wanted = all.len().min(arguments.chunks as usize);
     let spread = (0..wanted).filter_map(|i| all.get(i * all.len() / wanted));
     let chunks: Vec<Vec<u32>> = spread.map(|chunk| bos.into_iter().chain(chunk.iter().copied()).take(context).collect()).collect();
-    let mut engine = arguments.engine.open(&arguments.file, Some(arguments.context), &interrupt.cancel)?;
+    let mut engine = exact.open(&arguments.file, Some(arguments.context), &interrupt.cancel)?;
     interrupt.prompt();
     let mut progress = Progress::of("calibrating", measure::work(&chunks));
     let mut done = 0;

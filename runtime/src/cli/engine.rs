@@ -1,6 +1,6 @@
 //! Flags that every command with a model has, and opening it.
 
-use super::{Outcome, report};
+use super::{Failure, Outcome, report};
 use crate::engine::{Engine, Options, Sparsity};
 use crate::io::IoBackend;
 use crate::kernels::ActivationMode;
@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 #[group(skip)]
 pub(super) struct Flags {
     /// Limit on all memory: 8G, 512M, 75% of RAM [default: 75% of what is free]
@@ -26,9 +26,10 @@ pub(super) struct Flags {
     /// Type of keys and values; q8_0 halves their memory at a small loss [default: f16, f32 with --activations f32]
     #[arg(long, value_enum)]
     kv_type: Option<Kv>,
-    /// Which neurons of a pack with neuron groups are read: those that fire, those that its sketch predicts (not exact), or all
-    #[arg(long, value_enum, default_value_t = Neurons::Exact)]
-    sparsity: Neurons,
+    /// Which neurons of a pack with neuron groups are read: those that fire, those that its sketch predicts (not exact), or all [default: exact, off where the limit is too low for it; the
+    /// same result]
+    #[arg(long, value_enum)]
+    sparsity: Option<Neurons>,
     /// Share of the firing neurons that --sparsity predicted is to find, such as 0.97 or 97% [default: the calibration's choice]
     #[arg(long, value_name = "R", value_parser = share)]
     recall: Option<f64>,
@@ -97,13 +98,14 @@ enum Io {
 }
 
 impl Flags {
-    /// Neurons are predicted: results are not exact.
-    pub(super) fn predicts(&self) -> bool {
-        matches!(self.sparsity, Neurons::Predicted)
+    /// The same flags with `--sparsity exact`; `None` if they ask for another.
+    pub(super) fn exactly(&self) -> Option<Flags> {
+        matches!(self.sparsity, None | Some(Neurons::Exact)).then(|| Flags { sparsity: Some(Neurons::Exact), ..self.clone() })
     }
 
     /// Opens a pack. Without `--ram` a line on standard error says what was picked.
     pub(super) fn open(&self, file: &Path, context: Option<u32>, cancel: &Arc<AtomicBool>) -> Outcome<Engine> {
+        self.check()?;
         let picked = matches!(self.ram, Some(RamLimit::Auto) | None).then(default_limit);
         let ram = picked.map_or(self.ram.unwrap_or_default(), RamLimit::Bytes);
         let engine = Engine::open(file, &self.options(ram, self.activations, context, cancel))?;
@@ -123,14 +125,24 @@ impl Flags {
                 if stats.curve.is_empty() { "too little to read to measure the disk" } else { "the least that this disk needs" },
             );
         }
-        for line in report::made_up_line(engine.manifest()).into_iter().chain(report::lossy(&engine)) {
+        let lines = report::made_up_line(engine.manifest()).into_iter().chain(report::without_triggers(engine.plan()));
+        for line in lines.chain(report::lossy(&engine)) {
             eprintln!("{line}");
         }
         Ok(engine)
     }
 
+    /// Flags that mean nothing together.
+    fn check(&self) -> Outcome {
+        if self.recall.is_some() && !matches!(self.sparsity, Some(Neurons::Predicted)) {
+            return Err(Failure::Usage("--recall is for --sparsity predicted".into()));
+        }
+        Ok(())
+    }
+
     /// The engine that is asked for and one on the exact path, each with half of the memory.
     pub(super) fn open_with_exact(&self, file: &Path, context: u32, cancel: &Arc<AtomicBool>) -> Outcome<[Engine; 2]> {
+        self.check()?;
         let ram = match self.ram {
             Some(RamLimit::Bytes(bytes)) => RamLimit::Bytes(bytes / 2),
             Some(RamLimit::Percent(percent)) => RamLimit::Percent(percent / 2.0),
@@ -157,11 +169,11 @@ impl Flags {
                 Io::Buffered => IoBackend::Buffered,
             },
             chunk: None,
-            sparsity: match self.sparsity {
+            sparsity: self.sparsity.map(|neurons| match neurons {
                 Neurons::Exact => Sparsity::Exact,
                 Neurons::Predicted => Sparsity::Predicted { recall: self.recall },
                 Neurons::Off => Sparsity::Off,
-            },
+            }),
             activation_threshold: self.activation_threshold.unwrap_or(0.0),
             cancel: Arc::clone(cancel),
         }

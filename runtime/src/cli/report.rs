@@ -34,6 +34,14 @@ pub(super) fn lossy(engine: &Engine) -> Option<String> {
     Some(both).filter(|text| !text.is_empty())
 }
 
+/// Why every neuron is read though the pack has groups; `None` if the triggers fit or somebody asked for it.
+pub(super) fn without_triggers(plan: &MemoryPlan) -> Option<String> {
+    let mib = plan.triggers_floor? >> 20;
+    Some(format!(
+        "the rows that tell which neurons fire do not fit: every neuron is read (--sparsity off; the same result). --ram {mib}M is enough for --sparsity exact; predicted reads fewer here, not exactly"
+    ))
+}
+
 fn predicted(engine: &Engine) -> Option<String> {
     Some(match engine.prediction()?.row {
         None => "predicted neurons, not calibrated (forebay calibrate measures what that costs)".into(),
