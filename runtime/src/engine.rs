@@ -16,7 +16,7 @@ use crate::scratch::{Scratch, Sizes, Step};
 use crate::state::Session;
 use crate::store::{IoStats, ReadLog, Resident, Schedule, Store, warm};
 use crate::threads::default_threads;
-use forebay_format::Manifest;
+use forebay_format::{Kind, Manifest};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -307,6 +307,16 @@ impl Engine {
     /// Neurons that were active, and groups that were wanted, so far. All zero without neuron groups.
     pub fn neuron_counts(&self) -> Counts {
         self.scratch.neurons.counts
+    }
+
+    /// Bytes of all neuron groups on disk, and of what is left of them without their triggers.
+    pub fn group_bytes(&self) -> [u64; 2] {
+        let index = &self.store.pack().index;
+        let groups = index.records().iter().filter(|r| r.id.kind == Kind::NeuronGroup);
+        groups.fold([0, 0], |[whole, rest], r| {
+            let triggers = index.layout(r).slices.first().copied().unwrap_or(0);
+            [whole + r.length, rest + r.length.saturating_sub(triggers)]
+        })
     }
 
     /// How neurons are predicted; `None` if they are not.

@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// First words of the file's second line.
-const MAGIC: &str = "forebay neurons 1";
+const MAGIC: &str = "forebay neurons 2";
 /// Bytes of a file, and for each threshold in it: a number is written with at most 25.
 const HEAD_BYTES: u64 = 16 << 10;
 const LAYER_BYTES: u64 = 1 << 10;
@@ -52,7 +52,7 @@ pub fn write(path: &Path, pack_id: &[u8; 16], calibration: &Calibration) -> io::
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Layer, Row};
+    use super::super::{Firing, Layer, Row};
     use super::*;
 
     #[test]
@@ -63,7 +63,8 @@ mod tests {
         let made = Calibration {
             tokens: 7,
             scored: 3,
-            table: vec![Row { recall: 0.9, read: 0.25, kl: 0.001, perplexity_change: -1e-5 }],
+            firing: Firing { groups: 0.2, again: 0.5, bytes: 3 },
+            table: vec![Row { recall: 0.9, read: 0.25, bytes: 4, kl: 0.001, perplexity_change: -1e-5 }],
             layers: vec![Layer { active: 0.1, thresholds: vec![-0.123_456_79] }],
         };
         assert_eq!(read(&at, &[7; 16], 1), None);

@@ -1,6 +1,6 @@
 //! Learning thresholds from a text, and measuring on the rest of it what they cost.
 
-use super::{Calibration, Layer, RECALLS, Row};
+use super::{Calibration, Firing, Layer, RECALLS, Row};
 use crate::engine::{Engine, Wanted};
 use crate::error::{Error, Result};
 
@@ -32,12 +32,15 @@ pub fn calibrate(engine: &mut Engine, chunks: &[Vec<u32>], watch: Watch<'_>) -> 
     if engine.plan().groups == 0 {
         return Err(Error::Request("the pack has no neuron groups: there is nothing to calibrate".into()));
     }
+    let [whole, kept] = engine.group_bytes();
+    let start = engine.neuron_counts();
     engine.start_tally();
     for chunk in learned {
         engine.reset();
         engine.feed(chunk, Wanted::Last, &mut |_, _| ())?;
         watch(chunk.len())?;
     }
+    let found = engine.neuron_counts().since(&start);
     let tally = engine.take_tally().ok_or_else(|| Error::Request("no neurons were counted".into()))?;
     let layers = (0..engine.manifest().spec.layers.len()).map(|number| {
         let thresholds: Option<Vec<f32>> = RECALLS.iter().map(|&recall| tally.threshold(number, recall)).collect();
@@ -46,7 +49,8 @@ pub fn calibrate(engine: &mut Engine, chunks: &[Vec<u32>], watch: Watch<'_>) -> 
     let mut calibration = Calibration {
         tokens: learned.iter().map(|c| c.len() as u64).sum(),
         scored: 0,
-        table: RECALLS.iter().map(|&recall| Row { recall, read: 0.0, kl: 0.0, perplexity_change: 0.0 }).collect(),
+        firing: Firing { groups: found.asked_share(), again: found.again_share(), bytes: (found.asked_share() * kept as f64) as u64 },
+        table: RECALLS.iter().map(|&recall| Row { recall, read: 0.0, bytes: 0, kl: 0.0, perplexity_change: 0.0 }).collect(),
         layers: layers.collect(),
     };
     let mut exact = Exact::default();
@@ -75,6 +79,7 @@ pub fn calibrate(engine: &mut Engine, chunks: &[Vec<u32>], watch: Watch<'_>) -> 
         row.kl = (row.kl / scored).max(0.0);
         row.perplexity_change = (worse / scored).exp() - 1.0;
         row.read = asked as f64 / groups.max(1) as f64;
+        row.bytes = (row.read * whole as f64) as u64;
     }
     Ok(calibration)
 }

@@ -20,12 +20,26 @@ pub const PLAIN_THRESHOLD: f32 = 0.0;
 pub struct Row {
     /// Share of the firing neurons that thresholds were set to find.
     pub recall: f64,
-    /// Share of all neurons whose group is read.
+    /// Share of all groups that is read.
     pub read: f64,
+    /// Bytes of those that a token reads if none is in the window.
+    pub bytes: u64,
     /// Mean KL divergence from the exact computation, in nats.
     pub kl: f64,
     /// Change of perplexity against the exact computation: 0.01 is one per cent worse.
     pub perplexity_change: f64,
+}
+
+/// What exact sparsity reads.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Firing {
+    /// Share of the groups that have a neuron which fires.
+    pub groups: f64,
+    /// Share of a token's groups that the token before it wanted too.
+    pub again: f64,
+    /// Bytes that a token reads if none is in the window: without triggers, which stay in memory.
+    pub bytes: u64,
 }
 
 /// What is known of a layer.
@@ -46,6 +60,8 @@ pub struct Calibration {
     pub tokens: u64,
     /// Tokens that the table was measured with.
     pub scored: u64,
+    /// Without predictions.
+    pub firing: Firing,
     /// By recall, ascending.
     pub table: Vec<Row>,
     /// Layers of the model; empty thresholds for those without neuron groups.
@@ -63,6 +79,8 @@ impl Calibration {
         };
         let ascending = self.table.windows(2).all(|w| w[0].recall < w[1].recall);
         !self.table.is_empty()
+            && share(self.firing.groups)
+            && share(self.firing.again)
             && ascending
             && self.table.iter().all(row)
             && self.layers.len() == layers
@@ -87,10 +105,11 @@ mod tests {
     use super::*;
 
     fn calibration() -> Calibration {
-        let row = |recall, change| Row { recall, read: 0.3, kl: 0.01, perplexity_change: change };
+        let row = |recall, change| Row { recall, read: 0.3, bytes: 9, kl: 0.01, perplexity_change: change };
         Calibration {
             tokens: 100,
             scored: 50,
+            firing: Firing { groups: 0.2, again: 0.6, bytes: 5 },
             table: vec![row(0.8, 0.2), row(0.9, 0.005), row(0.95, 0.02), row(0.97, -0.009), row(0.99, 0.001)],
             layers: vec![Layer { active: 0.1, thresholds: vec![0.5, 0.2, 0.0, -0.1, -0.4] }, Layer { active: 0.0, thresholds: vec![] }],
         }
@@ -110,7 +129,8 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_not_sound() {
         type Harm = fn(&mut Calibration);
-        let harms: [Harm; 7] = [
+        let harms: [Harm; 8] = [
+            |c| c.firing.again = -0.5,
             |c| c.table.clear(),
             |c| c.table[1].recall = 0.8,
             |c| c.table[0].kl = f64::NAN,

@@ -76,17 +76,23 @@ fn table(c: &Calibration) -> String {
     let grouped: Vec<f64> = c.layers.iter().filter(|l| !l.thresholds.is_empty()).map(|l| l.active).collect();
     let active = grouped.iter().sum::<f64>() / grouped.len().max(1) as f64;
     let mut text = format!(
-        "Learned from {} tokens, measured with {}; {:.1}% of the neurons fire.\n\n| recall | groups wanted | KL | perplexity |\n|---:|---:|---:|---:|\n",
+        "Learned from {} tokens, measured with {}; {:.1}% of the neurons fire, {:.0}% of a token's groups had one that did for the token before too.\nA token that finds nothing in the window reads:\n\n\
+         | recall | groups wanted | MB/token | KL | perplexity |\n|---:|---:|---:|---:|---:|\n\
+         | exact (triggers in memory) | {:.1}% | {:.2} | 0 | |\n",
         c.tokens,
         c.scored,
-        active * 100.0
+        active * 100.0,
+        c.firing.again * 100.0,
+        c.firing.groups * 100.0,
+        c.firing.bytes as f64 / 1e6
     );
     for (i, row) in c.table.iter().enumerate() {
         let mark = if i == c.choose(None) { " (default)" } else { "" };
         text += &format!(
-            "| {:.1}%{mark} | {:.1}% | {:.5} | {:+.2}% |\n",
+            "| {:.1}%{mark} | {:.1}% | {:.2} | {:.5} | {:+.2}% |\n",
             row.recall * 100.0,
             row.read * 100.0,
+            row.bytes as f64 / 1e6,
             row.kl,
             row.perplexity_change * 100.0
         );

@@ -13,6 +13,7 @@ use crate::plot::{Chart, Line, svg};
 use crate::predict::compute::{Compute, Timed};
 use crate::predict::drive::Drive;
 use crate::predict::hits::HitCurve;
+use crate::predict::neurons::Firing;
 use crate::predict::{Prediction, Predictor, Speeds, Three, UNHIDDEN, Work};
 use crate::threads::default_threads;
 use forebay_format::layout::MAGIC;
@@ -90,9 +91,10 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let limit = arguments.ram.unwrap_or(RamLimit::Auto);
     let limit = if limit == RamLimit::Auto { default_limit() } else { limit.resolve() };
     let work = Work::new(&pack.manifest, &pack.index);
-    let speeds = speeds(arguments, &pack, is_pack, &work)?;
+    let firing = Firing::of(&pack, &work);
+    let speeds = speeds(arguments, &pack, is_pack, &work, firing.as_ref())?;
     let hits = hits(arguments, &pack, &work)?;
-    let predictor = Predictor { work: &work, speeds: &speeds, hits: &hits };
+    let predictor = Predictor { work: &work, speeds: &speeds, hits: &hits, firing: firing.as_ref() };
     let forecast = Forecast { arguments, pack: &pack, limit, predictor };
     let most = Options { ram: RamLimit::Bytes(1 << 50), ..forecast.options(0) };
     let floor = planned(&pack, &most)?.2.floor;
@@ -164,7 +166,7 @@ fn configuration(dir: &Path) -> Option<PathBuf> {
     bare.then_some(config)
 }
 
-fn speeds(arguments: &Arguments, pack: &Pack, is_pack: bool, work: &Work) -> Result<Speeds> {
+fn speeds(arguments: &Arguments, pack: &Pack, is_pack: bool, work: &Work, firing: Option<&Firing>) -> Result<Speeds> {
     let threads = arguments.threads.map_or_else(default_threads, |n| n as usize);
     let drive = match arguments.assume_disk {
         // The disk does not matter then, and may not even be there.
@@ -179,7 +181,7 @@ fn speeds(arguments: &Arguments, pack: &Pack, is_pack: bool, work: &Work) -> Res
         }
     };
     let no_memory = |error: std::io::Error| Error::Budget(format!("cannot map memory to measure kernels with: {error}"));
-    let compute = Compute::measure(work, threads, ActivationMode::Int8).map_err(no_memory)?;
+    let compute = Compute::measure(work, firing, threads, ActivationMode::Int8).map_err(no_memory)?;
     let compute = match arguments.assume_kernels {
         Some(weights) => compute.assuming(work, weights * 1e9),
         None => compute,
@@ -243,7 +245,7 @@ impl Forecast<'_> {
     fn curve(&self, floor: u64) -> Vec<(u64, Prediction)> {
         let work = self.predictor.work;
         // The floor has room for what is neither trunk nor experts, and for some of those.
-        let all = floor.saturating_add(work.trunk_bytes).saturating_add(work.experts_bytes);
+        let all = floor.saturating_add(work.trunk_bytes).saturating_add(work.experts_bytes).saturating_add(work.groups_bytes());
         let step = (all - floor) / u64::from(POINTS).max(1);
         (0..=u64::from(POINTS)).map(|i| floor + i * step).filter_map(|limit| Some((limit, self.decode_at(limit).ok()?))).collect()
     }
@@ -309,6 +311,7 @@ impl Forecast<'_> {
                 &format!("  finds            {} of them in the window ({} to {})\n", percent(h.expected), percent(h.low), percent(h.high));
             out += &format!("                   by {}\n", p.hits.source);
         }
+        out += &self.neurons(o);
         out += &format!("  reads            {}, {:.1} ms alone\n", mb(o.decode.bytes), o.decode.io * 1e3);
         out += &format!(
             "  computes         {:.1} ms alone, and {:.1} ms to take in what is read; overlap is expected to reach {:.0}%\n",
@@ -342,6 +345,27 @@ impl Forecast<'_> {
         Ok(out)
     }
 
+    /// Lines about neuron groups, if there are any.
+    fn neurons(&self, o: &Outlook) -> String {
+        let (Some(firing), Some(main)) = (self.predictor.firing, self.predictor.work.grouped.first()) else { return String::new() };
+        let percent = |share: f64| format!("{:.1}%", share * 100.0);
+        let mut out = format!(
+            "  neurons          {} of {} groups of {}, {} each; {} of those are in the window ({} to {})\n",
+            percent(o.decode.groups),
+            o.plan.groups,
+            main.group,
+            show_bytes(main.bytes[0]),
+            percent(o.decode.group_hits.expected),
+            percent(o.decode.group_hits.low),
+            percent(o.decode.group_hits.high)
+        );
+        match report::without_triggers(&o.plan) {
+            Some(line) => out += &format!("                   {line}\n"),
+            None => out += &format!("                   by {}\n", firing.source),
+        }
+        out
+    }
+
     /// The object of `--json`; its keys are documented in the README.
     fn object(&self, o: &Outlook, fits: bool, curve: &[(u64, Prediction)]) -> Value {
         let (p, s) = (&self.predictor, self.predictor.speeds);
@@ -350,7 +374,7 @@ impl Forecast<'_> {
         let product = |t: &Timed| json!({ "type": t.product.qtype.name(), "rows": t.product.rows, "cols": t.product.cols, "times": t.times, "seconds": t.seconds });
         let prediction = |x: &Prediction| {
             json!({
-                "tokens_per_second": three(x.rate), "bytes_read_per_token": x.bytes, "io_only_seconds": x.io,
+                "tokens_per_second": three(x.rate), "groups_wanted": x.groups, "group_hit_rate": three(x.group_hits), "bytes_read_per_token": x.bytes, "io_only_seconds": x.io,
                 "compute_only_seconds": x.compute, "taking_in_seconds": x.taking_in, "hit_rate": three(x.hit_rate), "efficiency": x.efficiency(),
             })
         };
@@ -365,11 +389,12 @@ impl Forecast<'_> {
                 "expert_bytes": p.work.expert_bytes, "experts_bytes": p.work.experts_bytes, "multiply_adds": p.work.macs, "type": p.work.main_type.name(),
             },
             "hit_rate_source": p.hits.source,
+            "neurons": p.firing.map(|f| json!({ "source": f.source, "groups_wanted": f.groups, "again": f.again, "groups_bytes": p.work.groups_bytes() })),
             "machine": {
                 "kernel_bytes_per_second": s.compute.weights(p.work), "multiply_adds_per_second": s.compute.macs(p.work),
                 "memory_bytes_per_second": 1.0 / s.compute.memory, "sum_bytes_per_second": 1.0 / s.compute.sum,
                 "trunk_seconds": s.compute.trunk.points(), "experts_seconds": s.compute.experts.points(), "head_seconds": s.compute.head,
-                "guess_seconds": s.compute.guesses, "recurrence_seconds": s.compute.recurrence, "position_seconds": s.compute.position,
+                "groups_seconds": s.compute.groups.each_ref().map(|g| g.points()), "group_bytes_per_second": twice(s.drive.groups), "guess_seconds": s.compute.guesses, "recurrence_seconds": s.compute.recurrence, "position_seconds": s.compute.position,
                 "request_bytes": s.drive.pace.request, "in_flight_bytes": s.drive.pace.in_flight, "read_bytes": s.drive.read_bytes,
                 "batches": s.drive.batches.iter().map(|&(experts, speed)| json!({ "experts": experts, "bytes_per_second": twice(speed) })).collect::<Vec<_>>(),
                 "sequential_bytes_per_second": twice(s.drive.sequential), "products": s.compute.products.iter().map(product).collect::<Vec<_>>(),

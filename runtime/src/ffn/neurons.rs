@@ -84,6 +84,10 @@ pub struct Counts {
     pub neurons: u64,
     /// Groups that rows wanted.
     pub asked: u64,
+    /// Those of rows with another before them in their step, unless all groups are wanted.
+    pub followed: u64,
+    /// Those of these that the row before wanted too.
+    pub again: u64,
     /// Groups there are.
     pub groups: u64,
 }
@@ -95,8 +99,20 @@ impl Counts {
             active: self.active - before.active,
             neurons: self.neurons - before.neurons,
             asked: self.asked - before.asked,
+            followed: self.followed - before.followed,
+            again: self.again - before.again,
             groups: self.groups - before.groups,
         }
+    }
+
+    /// Share of the groups that rows wanted.
+    pub fn asked_share(&self) -> f64 {
+        self.asked as f64 / self.groups.max(1) as f64
+    }
+
+    /// Share of a row's groups that the row before it wanted too.
+    pub fn again_share(&self) -> f64 {
+        self.again as f64 / self.followed.max(1) as f64
     }
 
     /// Share of the neurons that were active; `None` without neuron groups.
@@ -184,8 +200,7 @@ impl NeuronFfn {
         let gate = &mut gate[..n * width];
         work.counts.active += gate.iter().filter(|v| **v != 0.0).count() as u64;
         work.counts.neurons += (n * inner) as u64;
-        work.counts.asked += self.asked(&work.bits[..n * self.words()], n);
-        work.counts.groups += (n * self.shape.groups() as usize) as u64;
+        self.count(&work.bits[..n * self.words()], n, &mut work.counts);
         self.down(step, store, gate, up, products, work, out)?;
         if let Some(biases) = &self.biases {
             add_bias(out, &biases.down);
@@ -198,12 +213,19 @@ impl NeuronFfn {
         (self.shape.groups() as usize).div_ceil(64)
     }
 
-    /// Groups that rows want.
-    fn asked(&self, bits: &[u64], rows: usize) -> u64 {
-        match self.selection {
-            Selection::All => rows as u64 * self.shape.groups() as u64,
-            Selection::Exact | Selection::Predicted(_) => bits.iter().map(|b| u64::from(b.count_ones())).sum(),
+    /// Counts the groups that rows want.
+    fn count(&self, bits: &[u64], rows: usize, counts: &mut Counts) {
+        let all = rows as u64 * self.shape.groups() as u64;
+        counts.groups += all;
+        if self.selection == Selection::All {
+            counts.asked += all;
+            return;
         }
+        let ones = |bits: &[u64]| bits.iter().map(|b| u64::from(b.count_ones())).sum::<u64>();
+        let later = bits.get(self.words()..).unwrap_or_default();
+        counts.asked += ones(bits);
+        counts.followed += ones(later);
+        counts.again += bits.iter().zip(later).map(|(before, now)| u64::from((before & now).count_ones())).sum::<u64>();
     }
 
     /// Counts scores and what fires, if that is wanted and `triggers` (`[n, inner]`) has the exact products.

@@ -1,12 +1,15 @@
 //! What computing takes on this machine: the products of the model, in their own types and sizes, timed for a few milliseconds each with weights that come from memory; and
 //! what else a token costs: the recurrence, attention, and the sums of what is read.
 
+use super::neurons::Firing;
 use super::work::{Experts, Product, Work};
+use crate::budget::MemoryPlan;
 use crate::kernels::{ActivationMode, Activations, Kernels, Matrix, Pool, delta};
 use crate::kv::{KvCache, KvType};
 use crate::mixer::attend::{Attend, Workspace, WorkspaceSizes};
 use crate::model;
 use crate::scratch::Step;
+use crate::store::Resident;
 use crate::window::arena::Arena;
 use forebay_format::BundleId;
 use forebay_format::layout::sums::chunk_sum;
@@ -82,6 +85,8 @@ pub struct Compute {
     pub head: f64,
     /// All experts that one token uses in all layers, with so many rows each.
     pub experts: ByRows,
+    /// Neuron groups of all layers, by the rows of a step: those that fire, with the triggers in memory, and all of them. Transposed rows of down count as rows.
+    pub groups: [ByRows; 2],
     /// Asking the routers for guesses, one token.
     pub guesses: f64,
     /// The recurrences of a token, alone, and in a prompt.
@@ -96,7 +101,7 @@ pub struct Compute {
 
 impl Compute {
     /// Times everything on `threads` threads.
-    pub fn measure(work: &Work, threads: usize, mode: ActivationMode) -> std::io::Result<Compute> {
+    pub fn measure(work: &Work, firing: Option<&Firing>, threads: usize, mode: ActivationMode) -> std::io::Result<Compute> {
         let mut clock = Clock::new(threads, mode)?;
         let products = |rows: usize| work.trunk.iter().map(move |&(product, times)| (product, times, rows));
         let timed = products(1).map(|(product, times, rows)| Timed { product, times, seconds: clock.product(product, rows) });
@@ -112,11 +117,22 @@ impl Compute {
             let points = EXPERT_ROWS.map(|rows| (rows as f64, clock.experts(main, rows) * layers));
             (ByRows(points.to_vec()), clock.product(main.guess, 1) * work.experts.len() as f64)
         });
+        let mut groups = |rows: usize, resident: bool| {
+            let share = firing.filter(|_| resident).map_or(1.0, |f| f.together(rows as u32));
+            let products = work.grouped.iter().flat_map(|g| g.products(share, resident));
+            (rows as f64, products.map(|(p, times)| clock.product(p, rows) * f64::from(times)).sum())
+        };
+        let mut of_groups = |resident: bool| {
+            let rows = std::iter::once(1).chain(TRUNK_ROWS).filter(|_| !work.grouped.is_empty());
+            ByRows(rows.map(|rows| groups(rows, resident)).collect())
+        };
+        let groups = [of_groups(true), of_groups(false)];
         Ok(Compute {
             products: timed,
             trunk: ByRows(trunk),
             head,
             experts,
+            groups,
             guesses,
             recurrence: [1, RECURRENT_ROWS].map(|rows| clock.recurrence(work, rows)),
             position: clock.position(work),
@@ -159,11 +175,17 @@ impl Compute {
         Compute { sum: memory, memory, ..self.faster(weights / self.weights(work)) }
     }
 
+    /// Neuron groups under a plan.
+    pub(super) fn groups_for(&self, plan: &MemoryPlan) -> &ByRows {
+        &self.groups[if plan.resident == Resident::Triggers { 0 } else { 1 }]
+    }
+
     /// The same machine with kernels and memory `by` times as fast.
     pub fn faster(&self, by: f64) -> Compute {
         let mut faster = self.clone();
         faster.trunk.scale(1.0 / by);
         faster.experts.scale(1.0 / by);
+        faster.groups.iter_mut().for_each(|groups| groups.scale(1.0 / by));
         for seconds in [&mut faster.head, &mut faster.guesses, &mut faster.position, &mut faster.sum, &mut faster.memory] {
             *seconds /= by;
         }
@@ -176,6 +198,7 @@ impl Compute {
         let mut lighter = self.clone();
         lighter.trunk.scale(share);
         lighter.experts.scale(share);
+        lighter.groups.iter_mut().for_each(|groups| groups.scale(share));
         lighter.head *= share;
         lighter
     }
@@ -342,7 +365,7 @@ mod tests {
     fn everything_takes_time_and_twice_the_speed_half_of_it() {
         let pack = crate::testing::TinyPack::new().open();
         let work = Work::new(&pack.manifest, &pack.index);
-        let compute = Compute::measure(&work, 1, ActivationMode::Int8).unwrap();
+        let compute = Compute::measure(&work, None, 1, ActivationMode::Int8).unwrap();
         assert!(compute.trunk.at(1.0) > 0.0 && compute.experts.at(1.0) > 0.0 && compute.head > 0.0 && compute.sum > 0.0, "{compute:?}");
         assert!(compute.weights(&work) > 0.0 && compute.macs(&work) > 0.0);
         let twice = compute.faster(2.0);

@@ -17,6 +17,8 @@ const STRETCH_BYTES: usize = 64 << 20;
 const TIME: Duration = Duration::from_millis(200);
 /// Experts in a batch.
 const BATCHES: [usize; 4] = [1, 3, 8, 24];
+/// Neuron groups in a batch: what a token misses of a layer.
+const GROUPS: usize = 128;
 /// Most bytes of a batch that memory is taken for.
 const MOST_BYTES: usize = 256 << 20;
 
@@ -31,6 +33,8 @@ pub struct Drive {
     pub batches: Vec<(f64, Twice)>,
     /// Bytes a second of layers one behind the other.
     pub sequential: Twice,
+    /// Bytes a second of neuron groups without their triggers, each by itself; that of layers if there are none.
+    pub groups: Twice,
 }
 
 impl Drive {
@@ -44,7 +48,13 @@ impl Drive {
         let pieces = (STRETCH_BYTES / pace.request).clamp(1, target.reads_of(pace.request));
         let mut meter = target.meter(pace.request, pieces).map_err(failed)?;
         let sequential = meter.batches(1, pieces, pace.in_flight, TIME).map_err(failed)?;
-        let mut drive = Drive { pace, read_bytes: pace.request, batches: Vec::new(), sequential };
+        let mut drive = Drive { pace, read_bytes: pace.request, batches: Vec::new(), sequential, groups: sequential };
+        if let Some(main) = work.grouped.iter().max_by_key(|g| g.bytes[0]) {
+            let read = usize::try_from(main.bytes[0] - main.bytes[1]).unwrap_or(usize::MAX).min(STRETCH_BYTES).next_multiple_of(4096);
+            let runs = GROUPS.min(MOST_BYTES / read).max(1);
+            let mut meter = target.meter(read, runs).map_err(failed)?;
+            drive.groups = meter.batches(runs, 1, pace.in_flight, TIME).map_err(failed)?;
+        }
         let Some(main) = work.main_experts() else { return Ok(drive) };
         let slices = usize::try_from(main.slices).unwrap_or(1).max(1);
         let pieces = slices.div_ceil(slices_per_read(main.bytes, slices, pace.request));
@@ -62,7 +72,7 @@ impl Drive {
     pub fn assumed(speed: f64) -> Drive {
         let (pace, speed) = (Pace::default(), speed.max(1.0));
         let twice = Twice { first: speed, again: speed };
-        Drive { pace, read_bytes: pace.request, batches: vec![(1.0, twice)], sequential: twice }
+        Drive { pace, read_bytes: pace.request, batches: vec![(1.0, twice)], sequential: twice, groups: twice }
     }
 
     /// Bytes a second of experts in batches of so many.
@@ -83,7 +93,7 @@ impl Drive {
     pub fn faster(&self, by: f64) -> Drive {
         let faster = |t: Twice| Twice { first: t.first * by, again: t.again * by };
         let batches = self.batches.iter().map(|&(runs, speed)| (runs, faster(speed))).collect();
-        Drive { batches, sequential: faster(self.sequential), ..self.clone() }
+        Drive { batches, sequential: faster(self.sequential), groups: faster(self.groups), ..self.clone() }
     }
 }
 

@@ -6,13 +6,16 @@
 pub mod compute;
 pub mod drive;
 pub mod hits;
+pub mod neurons;
 pub mod work;
 
 use crate::budget::MemoryPlan;
 use crate::disk::Twice;
+use crate::store::Resident;
 use compute::Compute;
 use drive::Drive;
 use hits::HitCurve;
+use neurons::Firing;
 pub use work::Work;
 
 /// What a token takes beside products, recurrences and attention, as a share of those: norms, activations, choosing experts, handing work to threads.
@@ -54,6 +57,10 @@ pub struct Speeds {
 pub struct Prediction {
     /// Share of experts that are in the window.
     pub hit_rate: Three,
+    /// Share of the neuron groups that a token (or a step of a prompt) wants, and of those in the window.
+    pub groups: f64,
+    /// Share of the wanted neuron groups that are in the window.
+    pub group_hits: Three,
     /// Bytes read for each token.
     pub bytes: f64,
     /// Seconds of reading alone, for each token.
@@ -119,26 +126,32 @@ pub struct Predictor<'a> {
     pub speeds: &'a Speeds,
     /// Hit rate by window.
     pub hits: &'a HitCurve,
+    /// Which neuron groups tokens want; `None`: all, or there are none.
+    pub firing: Option<&'a Firing>,
 }
 
 impl Predictor<'_> {
     /// Single tokens at about `position`, `after` so many from an empty window; `None`: when the window has settled.
     pub fn decode(&self, plan: &MemoryPlan, position: u32, after: Option<u32>) -> Prediction {
         let hits = self.hits_at(plan, after);
-        let parts = |hit: f64, reading: Reading| self.token(plan, hit, position, reading);
-        let expected = parts(hits.expected, Reading::Again);
-        let rate = |hit: f64, unhidden: f64, wavering: f64| 1.0 / (parts(hit, Reading::Again).seconds(unhidden) * wavering);
-        let worst = parts(hits.low, Reading::First).seconds(UNHIDDEN.high).max(parts(hits.low, Reading::Again).seconds(UNHIDDEN.high));
+        let group_hits = self.group_hits(plan);
+        let parts = |of: fn(Three) -> f64, reading: Reading| self.token(plan, of(hits), of(group_hits), position, reading);
+        let expected = parts(|t| t.expected, Reading::Again);
+        let rate = |of, unhidden: f64, wavering: f64| 1.0 / (parts(of, Reading::Again).seconds(unhidden) * wavering);
+        let worst = [Reading::First, Reading::Again].map(|reading| parts(|t| t.low, reading).seconds(UNHIDDEN.high));
+        let worst = worst[0].max(worst[1]);
         Prediction {
             hit_rate: hits,
+            groups: neurons::wanted(self.firing, plan, 1),
+            group_hits,
             bytes: expected.bytes,
             io: expected.io,
             compute: expected.compute,
             taking_in: expected.taking_in,
             rate: Three {
                 low: 1.0 / (worst * (1.0 + WAVERING)),
-                expected: rate(hits.expected, UNHIDDEN.expected, 1.0),
-                high: rate(hits.high, UNHIDDEN.low, 1.0 - WAVERING),
+                expected: rate(|t| t.expected, UNHIDDEN.expected, 1.0),
+                high: rate(|t| t.high, UNHIDDEN.low, 1.0 - WAVERING),
             },
         }
     }
@@ -151,6 +164,8 @@ impl Predictor<'_> {
             *bytes = less(*bytes);
         }
         work.experts.iter_mut().for_each(|e| e.bytes = less(e.bytes));
+        work.grouped.iter_mut().for_each(|g| g.bytes = g.bytes.map(less));
+        plan.group_slots = ((f64::from(plan.group_slots) / share) as u32).min(plan.groups);
         // What the trunk gives up goes to the layers that are streamed, then to the window.
         let mut freed = plan.trunk - less(plan.trunk);
         let streamed = less(plan.streamed_bytes);
@@ -160,7 +175,7 @@ impl Predictor<'_> {
         let slots = room.checked_div(less(plan.slot_bytes)).unwrap_or(0);
         plan.slots = u32::try_from(slots).unwrap_or(u32::MAX).min(plan.experts);
         let speeds = Speeds { compute: self.speeds.compute.lighter(share), drive: self.speeds.drive.clone() };
-        of(&Predictor { work: &work, speeds: &speeds, hits: self.hits }, &plan)
+        of(&Predictor { work: &work, speeds: &speeds, ..*self }, &plan)
     }
 
     /// Hit rate of the plan's window. Until it is full, it is as if it held everything that was chosen so far.
@@ -177,18 +192,36 @@ impl Predictor<'_> {
         Three { low: least(low, settled.low), expected: least(expected, settled.expected), high: least(high, settled.high) }
     }
 
-    /// A token at a hit rate.
-    fn token(&self, plan: &MemoryPlan, hit: f64, position: u32, reading: Reading) -> Parts {
+    /// Share of the wanted neuron groups that are in the plan's window when it has settled.
+    fn group_hits(&self, plan: &MemoryPlan) -> Three {
+        let held = f64::from(plan.group_slots) / f64::from(plan.groups.max(1));
+        match self.firing {
+            Some(firing) if plan.resident == Resident::Triggers => firing.hits(held),
+            // A cycle through all of them finds what stays.
+            _ => Three { low: held, expected: held, high: held },
+        }
+    }
+
+    /// Bytes of neuron groups, and bytes a second of reading them.
+    fn groups(&self, plan: &MemoryPlan, share: f64, reading: Reading) -> (f64, f64) {
+        let d = &self.speeds.drive;
+        let reads = neurons::reads(self.work, plan, share);
+        (reads.bytes, reading.of(if reads.in_order { d.sequential } else { d.groups }))
+    }
+
+    /// A token at the hit rates of experts and of neuron groups.
+    fn token(&self, plan: &MemoryPlan, hit: f64, group_hit: f64, position: u32, reading: Reading) -> Parts {
         let (work, c, d) = (self.work, &self.speeds.compute, &self.speeds.drive);
         let missed = work.routed_bytes as f64 * (1.0 - hit);
         let experts = missed * (1.0 + GUESSED_IN_VAIN);
         let streamed = (plan.streamed_bytes + if plan.row_slots > 0 { plan.row_slot_bytes } else { 0 }) as f64;
         let batch = missed_per_layer(work, hit);
         let guesses = if plan.staging > 0 { GUESSES * c.guesses } else { 0.0 };
-        let products = c.trunk.at(1.0) + c.head + c.experts.at(1.0) + guesses;
+        let products = c.trunk.at(1.0) + c.head + c.experts.at(1.0) + guesses + c.groups_for(plan).at(1.0);
+        let (groups, group_speed) = self.groups(plan, neurons::wanted(self.firing, plan, 1) * (1.0 - group_hit), reading);
         let compute = (products + c.recurrence[0] + self.attention(f64::from(position))) * (1.0 + REST);
-        let bytes = experts + streamed;
-        let io = experts / reading.of(d.experts(batch)) + streamed / reading.of(d.sequential);
+        let bytes = experts + streamed + groups;
+        let io = experts / reading.of(d.experts(batch)) + streamed / reading.of(d.sequential) + groups / group_speed;
         Parts { compute, bytes, io, taking_in: self.taking_in(bytes) }
     }
 
@@ -234,12 +267,19 @@ impl Predictor<'_> {
             let routed = work.routed as f64;
             let group = if experts > 0.0 { rows * routed / experts } else { 1.0 };
             let of_experts = if routed > 0.0 { experts / routed * c.experts.at(group) } else { 0.0 };
-            let step_seconds = c.trunk.at(rows) + of_experts + rows * (c.recurrence[1] + self.attention(f64::from(tokens) / 2.0));
+            let step_seconds = c.trunk.at(rows)
+                + of_experts
+                + c.groups_for(plan).at(rows)
+                + rows * (c.recurrence[1] + self.attention(f64::from(tokens) / 2.0));
             let compute = (steps * step_seconds + c.head) * (1.0 + REST);
             let batch = (experts / work.experts.len().max(1) as f64 / 2.0).max(1.0);
-            let bytes = read + streamed;
+            let groups = match plan.group_slots >= plan.groups {
+                true => self.groups(plan, neurons::wanted(self.firing, plan, tokens), reading),
+                false => self.groups(plan, neurons::wanted(self.firing, plan, step) * steps, reading),
+            };
+            let bytes = read + streamed + groups.0;
             // Layers were read when the trunk was loaded.
-            let io = read / reading.of(d.experts(batch)) + streamed / Reading::Again.of(d.sequential);
+            let io = read / reading.of(d.experts(batch)) + streamed / Reading::Again.of(d.sequential) + groups.0 / groups.1;
             let each = f64::from(tokens);
             Parts { compute: compute / each, bytes: bytes / each, io: io / each, taking_in: self.taking_in(bytes) / each }
         };
@@ -248,6 +288,8 @@ impl Predictor<'_> {
         let worst = |reading: Reading| seconds(self.hits.skew.low, reading, UNHIDDEN.high);
         Prediction {
             hit_rate: Three { low: 0.0, expected: 0.0, high: 0.0 },
+            groups: neurons::wanted(self.firing, plan, step),
+            group_hits: Three { low: 0.0, expected: 0.0, high: 0.0 },
             bytes: expected.bytes,
             io: expected.io,
             compute: expected.compute,
@@ -293,7 +335,7 @@ mod tests {
         let with = |speeds: &Speeds, slots: u32| {
             let mut plan = MemoryPlan::new(&pack.manifest, &pack.index, &pack.superblock, &needs, 1 << 40).unwrap();
             plan.slots = slots;
-            Predictor { work: &work, speeds, hits: &hits }.decode(&plan, 0, None)
+            Predictor { work: &work, speeds, hits: &hits, firing: None }.decode(&plan, 0, None)
         };
         let speeds = of(2e9, 20e9);
         let (few, many, all) = (with(&speeds, 4), with(&speeds, 10), with(&speeds, 16));

@@ -1,5 +1,6 @@
 //! What a token of a model takes, whatever the machine: products of matrices, recurrences, attention, experts.
 
+use super::neurons::Grouped;
 use forebay_format::layout::manifest::TensorPlace;
 use forebay_format::model::{Attention, Ffn, Mixer, Role};
 use forebay_format::{BundleId, Index, Kind, Manifest, QuantType};
@@ -73,7 +74,7 @@ pub struct Attending {
 /// What a token of a model takes, whatever the machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Work {
-    /// Trunk bytes that every token goes through: all layers and the head.
+    /// Trunk bytes that every token goes through: all layers and the head. Sketches of neuron groups, which only predictions need, are not among them.
     pub trunk_bytes: u64,
     /// Expert bytes that a token uses.
     pub routed_bytes: u64,
@@ -85,6 +86,8 @@ pub struct Work {
     pub expert_bytes: u64,
     /// Layers with experts.
     pub experts: Vec<Experts>,
+    /// Layers with neuron groups, by their shape.
+    pub grouped: Vec<Grouped>,
     /// Layers of any kind.
     pub layers: u32,
     /// Products of the layers' trunks, and how many of each a token takes.
@@ -95,7 +98,7 @@ pub struct Work {
     pub recurrences: Vec<Recurrence>,
     /// Attention layers.
     pub attention: Vec<Attending>,
-    /// Multiply-adds of a token in all products, the head's included.
+    /// Multiply-adds of a token in all products but those of neuron groups, the head's included.
     pub macs: u64,
     /// The type of most of the bytes that a token goes through.
     pub main_type: QuantType,
@@ -114,7 +117,8 @@ impl Work {
         }
         let mut trunk: BTreeMap<Product, u32> = BTreeMap::new();
         for (layer, places) in (0u32..).zip(&manifest.trunk) {
-            trunk_bytes += length(BundleId::trunk(layer));
+            let sketch = places.iter().filter(|p| p.role == Role::NeuronSketch).map(|p| product(p).bytes());
+            trunk_bytes += length(BundleId::trunk(layer)).saturating_sub(sketch.sum());
             for group in GROUPS {
                 products(places, group).into_iter().for_each(|p| *trunk.entry(p).or_default() += 1);
             }
@@ -152,10 +156,16 @@ impl Work {
             main_type: types.into_iter().max_by_key(|t| t.1).map_or(QuantType::F32, |t| t.0),
             recurrences: recurrences(manifest),
             attention: attention(manifest),
+            grouped: grouped(manifest, index),
             experts,
             trunk,
             head,
         }
+    }
+
+    /// Bytes of all neuron groups.
+    pub fn groups_bytes(&self) -> u64 {
+        self.grouped.iter().map(|g| u64::from(g.layers) * u64::from(g.groups) * g.bytes[0]).sum()
     }
 
     /// The layer with the most bytes of experts: what stands for all of them in measurements.
@@ -188,6 +198,19 @@ fn products(places: &[TensorPlace], roles: &[Role]) -> Vec<Product> {
         *rows.entry((p.qtype, p.cols)).or_default() += p.rows;
     }
     rows.into_iter().map(|((qtype, cols), rows)| Product { qtype, rows, cols }).collect()
+}
+
+fn grouped(manifest: &Manifest, index: &Index) -> Vec<Grouped> {
+    let mut list: Vec<Grouped> = Vec::new();
+    for (layer, (spec, place)) in (0u32..).zip(manifest.spec.layers.iter().zip(&manifest.neurons)) {
+        let (Ffn::Dense(ffn), Some(place)) = (&spec.ffn, place) else { continue };
+        let Some(this) = Grouped::new(layer, place, ffn, manifest.spec.hidden, index) else { continue };
+        match list.iter_mut().find(|g| Grouped { layers: 1, ..(*g).clone() } == this) {
+            Some(same) => same.layers += 1,
+            None => list.push(this),
+        }
+    }
+    list
 }
 
 fn recurrences(manifest: &Manifest) -> Vec<Recurrence> {
