@@ -327,6 +327,26 @@ fn jobs_picks_and_pieces() {
 }
 
 #[test]
+fn each_of_many_jobs_gets_its_rows() {
+    let (mut random, k) = (Random(11), Kernels::detect(ActivationMode::Int8));
+    let (cols, most) = (64, 150);
+    let bytes = weights(QuantType::Q8_0, most * cols, Fill::Random, &mut random, Random::float);
+    let x: Vec<f32> = (0..cols).map(|_| random.float()).collect();
+    let a = load(&k, &Pool::new(1), &x, 1, QuantType::Q8_0);
+    let of = |rows: usize| Matrix::whole(QuantType::Q8_0, rows, cols, &bytes);
+    let plain = product(&k, &Pool::new(1), &of(most), &a);
+    // Lists below, at and above what is marked, with jobs of no rows at all.
+    for count in [1, 2, 63, 64, 65, 127, 128, 129, 500] {
+        let rows: Vec<usize> =
+            (0..count).map(|_| random.next() as usize % (most + 1)).map(|rows| if rows % 5 == 0 { 0 } else { rows }).collect();
+        let mut outs: Vec<Vec<f32>> = rows.iter().map(|&rows| vec![f32::NAN; rows]).collect();
+        let jobs = rows.iter().zip(&mut outs).map(|(&rows, out)| Job { weights: of(rows), activations: &a, picked: None, out });
+        k.matmul_jobs(&Pool::new(2), &mut jobs.collect::<Vec<_>>());
+        assert!(outs.iter().all(|out| out[..] == plain[..out.len()]), "{count} jobs");
+    }
+}
+
+#[test]
 fn decoded_rows_are_the_decoders() {
     let mut random = Random(7);
     for t in QUANTS.iter().map(|q| q.qtype) {
