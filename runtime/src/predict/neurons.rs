@@ -107,7 +107,8 @@ impl Firing {
 
     /// The two numbers of the distribution.
     fn beta(&self) -> (f64, f64) {
-        let wanted = self.groups.clamp(1e-6, 1.0 - 1e-6);
+        // Never all and never none, and a little more often again than by chance: the sum would be infinite.
+        let wanted = self.groups.clamp(1e-6, 1.0 - 1e-5);
         let again = self.again.clamp(wanted + 1e-6, 1.0 - 1e-6);
         let sum = (1.0 - again) / (again - wanted);
         (wanted * sum, (1.0 - wanted) * sum)
@@ -199,6 +200,18 @@ mod tests {
         for held in [0.01, 0.05, 0.4] {
             let Three { low, expected, high } = firing.hits(held);
             assert!(low <= expected && expected <= high && high <= 1.0);
+        }
+    }
+
+    #[test]
+    fn shares_at_the_ends_are_numbers() {
+        for (groups, again) in [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5), (0.3, 0.1)] {
+            let firing = Firing { source: String::new(), groups, again };
+            for tokens in [1, 2, 100] {
+                let together = firing.together(tokens);
+                assert!((0.0..=1.0).contains(&together) && together >= groups - 1e-4, "{groups} {again} {tokens}: {together}");
+            }
+            assert!([0.0, 0.2, 0.9, 1.0].iter().all(|&held| (0.0..=1.0).contains(&firing.hits(held).expected)));
         }
     }
 
