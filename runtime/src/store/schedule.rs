@@ -1,6 +1,5 @@
 //! How reading and computing share a layer's time: what the product does, and the simpler ways that it is measured against.
 
-use super::load::choose;
 use super::{Pace, Store};
 use crate::error::Result;
 use crate::kernels::Pool;
@@ -38,7 +37,7 @@ impl Store {
     /// From here on reading and computing share time like this. For benchmarks.
     pub fn set_schedule(&mut self, schedule: Schedule) {
         self.schedule = schedule;
-        self.set_pace(pace_for(schedule, choose(&self.curve)));
+        self.set_pace(pace_for(schedule, self.best_pace()));
     }
 
     /// Sums of experts and layers are checked from here on, or not. For benchmarks: what comes of bytes that were not checked is worth nothing.
