@@ -24,6 +24,7 @@ use forebay_format::QuantType;
 pub use activations::Activations;
 pub use matmul::Job;
 pub use pool::Pool;
+use quants::prepare_thread;
 pub use transposed::Lanes;
 
 /// A matrix as it lies in the trunk or in a slot. Rows lie back to back in pieces: row `r` starts at

@@ -64,6 +64,7 @@ impl std::fmt::Debug for Pool {
 impl Pool {
     /// `threads` threads including the caller's own (at least one). If the system refuses a thread, the pool works with those it got.
     pub fn new(threads: usize) -> Self {
+        super::prepare_thread();
         let extra = threads.saturating_sub(1);
         let shared = Arc::new(Shared {
             pending: AtomicUsize::new(0),
@@ -177,6 +178,7 @@ impl Shared {
 
     /// Life of worker `index + 1`.
     fn work(&self, index: usize) {
+        super::prepare_thread();
         loop {
             while self.step(index + 1) {}
             let wake = || self.pending.load(Ordering::SeqCst) != 0 || self.stop.load(Ordering::SeqCst);

@@ -45,6 +45,13 @@ mod tq2_0;
 #[cfg(target_arch = "x86_64")]
 mod turned;
 
+#[cfg(target_arch = "x86_64")]
+pub use passes::prepare_thread;
+
+/// Kernels of this architecture keep nothing for a thread.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn prepare_thread() {}
+
 use super::ops::{Integer, TypeOps};
 use forebay_format::QuantType;
 

@@ -331,6 +331,12 @@ fn allocate() -> Box<Scratch> {
     unsafe { Box::new_zeroed().assume_init() }
 }
 
+/// Allocates the scratch of this thread, so that no step does.
+pub fn prepare_thread() {
+    // SAFETY: nobody else has a reference to it: a thread that multiplies has one only meanwhile.
+    SCRATCH.with(|scratch| unsafe { &mut *scratch.get() }.get_or_insert_with(allocate));
+}
+
 /// The scratch of this thread, with `n` sums of zero.
 ///
 /// # Safety
