@@ -23,6 +23,7 @@ pub mod plot;
 pub mod predict;
 pub mod sampler;
 pub mod scratch;
+pub mod sidecar;
 pub mod state;
 pub mod store;
 #[cfg(test)]

@@ -2,8 +2,9 @@
 //! not at all, and safe to delete; one that is damaged or of another pack counts for nothing.
 
 use super::Calibration;
+use crate::sidecar;
 use forebay_format::layout::superblock::hex;
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// First words of the file's second line.
@@ -14,17 +15,14 @@ const LAYER_BYTES: u64 = 1 << 10;
 
 /// The file for a pack.
 pub fn path(pack: &Path) -> PathBuf {
-    let mut name = pack.as_os_str().to_owned();
-    name.push(".neurons");
-    name.into()
+    sidecar::path(pack, "neurons")
 }
 
 /// The calibration in a file for the pack with this id and number of layers; `None` if there is none or it is of no use.
 pub fn read(path: &Path, pack_id: &[u8; 16], layers: usize) -> Option<Calibration> {
     let most = HEAD_BYTES + LAYER_BYTES * layers as u64;
-    let mut text = String::new();
-    std::fs::File::open(path).ok()?.take(most + 1).read_to_string(&mut text).ok()?;
-    let (hash, body) = text.split_once('\n').filter(|_| text.len() as u64 <= most)?;
+    let text = String::from_utf8(sidecar::read(path, most)?).ok()?;
+    let (hash, body) = text.split_once('\n')?;
     let (head, json) = body.split_once('\n')?;
     if hash != hex(blake3::hash(body.as_bytes()).as_bytes()) || head != format!("{MAGIC} {}", hex(pack_id)) {
         return None;
@@ -38,16 +36,7 @@ pub fn read(path: &Path, pack_id: &[u8; 16], layers: usize) -> Option<Calibratio
 /// Those of writing.
 pub fn write(path: &Path, pack_id: &[u8; 16], calibration: &Calibration) -> io::Result<()> {
     let body = format!("{MAGIC} {}\n{}\n", hex(pack_id), serde_json::to_string(calibration)?);
-    let text = format!("{}\n{body}", hex(blake3::hash(body.as_bytes()).as_bytes()));
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(format!(".{}", std::process::id()));
-    let draft = PathBuf::from(draft);
-    let written =
-        std::fs::File::create(&draft).and_then(|mut file| file.write_all(text.as_bytes())).and_then(|()| std::fs::rename(&draft, path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&draft);
-    }
-    written
+    sidecar::replace(path, format!("{}\n{body}", hex(blake3::hash(body.as_bytes()).as_bytes())).as_bytes())
 }
 
 #[cfg(test)]

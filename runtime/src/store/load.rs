@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use forebay_format::BundleId;
 
+use super::reader::Arrival;
 use super::{Store, lost};
 use crate::budget::MemoryPlan;
 use crate::error::{Error, Result};
@@ -134,13 +135,20 @@ impl Store {
         read.map(|_| ()).ok_or_else(|| lost(&self.pack, id))
     }
 
-    /// Takes in everything that is on its way. The error is the first.
+    /// Takes in the runs of the trunk that are on their way.
     fn finish_loading(&mut self, pool: &Pool) -> Result<()> {
+        self.take_in_all(pool, |store, arrival| {
+            store.trunk.restore(arrival.lease);
+            arrival.result
+        })
+    }
+
+    /// Gives `take_in` everything that is on its way, as it arrives. The error is the first.
+    pub(super) fn take_in_all(&mut self, pool: &Pool, take_in: impl Fn(&mut Store, Arrival) -> Result<()>) -> Result<()> {
         let mut first_error = None;
         while self.io.collect(&self.pack, pool, true)? {
             while let Some(arrival) = self.io.next(&self.pack) {
-                self.trunk.restore(arrival.lease);
-                first_error = first_error.or(arrival.result.err());
+                first_error = first_error.or(take_in(self, arrival).err());
             }
         }
         first_error.map_or(Ok(()), Err)

@@ -3,8 +3,7 @@
 
 use forebay_format::{BundleId, FormatError};
 
-use super::neurons::{Neurons, Resident, neighbours};
-use super::reader::Arrival;
+use super::neurons::{Resident, neighbours};
 use super::{Store, lost, to_usize};
 use crate::error::{Error, Result};
 use crate::kernels::Pool;
@@ -41,7 +40,7 @@ impl Store {
             let bytes = record.length * u64::from(count);
             let end = to_usize(bytes).map(|bytes| at + bytes).map_err(|error| self.format(error))?;
             if end > room {
-                self.take_in_triggers(pool, |neurons, arrival| neurons.keep_triggers(arrival))?;
+                self.take_in_all(pool, |store, arrival| store.neurons.keep_triggers(arrival))?;
                 at = 0;
                 continue;
             }
@@ -49,7 +48,7 @@ impl Store {
             read.ok_or_else(|| lost(&self.pack, BundleId::neurons(layer, group)))?;
             (at, group) = (end, group + count);
         }
-        self.take_in_triggers(pool, |neurons, arrival| neurons.keep_triggers(arrival))
+        self.take_in_all(pool, |store, arrival| store.neurons.keep_triggers(arrival))
     }
 
     /// Reads the triggers of a layer slice by slice, to where they stay.
@@ -61,21 +60,10 @@ impl Store {
             let read = self.io.read_groups(&mut self.neurons.triggers, place, record, 1, 0..slice);
             read.ok_or_else(|| lost(&self.pack, record.id))?;
         }
-        self.take_in_triggers(pool, |neurons, arrival| {
-            neurons.triggers.restore(arrival.lease);
+        self.take_in_all(pool, |store, arrival| {
+            store.neurons.triggers.restore(arrival.lease);
             arrival.result
         })
-    }
-
-    /// Takes in everything that is on its way. The error is the first.
-    fn take_in_triggers(&mut self, pool: &Pool, take_in: impl Fn(&mut Neurons, Arrival) -> Result<()>) -> Result<()> {
-        let mut first_error = None;
-        while self.io.collect(&self.pack, pool, true)? {
-            while let Some(arrival) = self.io.next(&self.pack) {
-                first_error = first_error.or(take_in(&mut self.neurons, arrival).err());
-            }
-        }
-        first_error.map_or(Ok(()), Err)
     }
 
     fn format(&self, error: FormatError) -> Error {

@@ -3,7 +3,7 @@
 //! The file is `PACK.warm`: the 8 bytes `FBYWARM1`, the pack's id (16), a count (u32), that many pairs of key (u32, experts counted over all layers) and frequency (f32),
 //! all little-endian, and the BLAKE3 of everything before. It is written whole or not at all, and safe to delete; one that is damaged or of another pack counts for nothing.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use forebay_format::BundleId;
@@ -12,6 +12,7 @@ use super::{NONE, Store};
 use crate::error::Result;
 use crate::io::Urgency;
 use crate::kernels::Pool;
+use crate::sidecar;
 use crate::window::policy::Key;
 
 const MAGIC: &[u8; 8] = b"FBYWARM1";
@@ -23,20 +24,17 @@ const AT_A_TIME: usize = 8;
 
 /// The file for a pack.
 pub fn path(pack: &Path) -> PathBuf {
-    let mut name = pack.as_os_str().to_owned();
-    name.push(".warm");
-    name.into()
+    sidecar::path(pack, "warm")
 }
 
 /// Experts with their frequencies, from a file for the pack with this id and number of experts; `None` if there is none or it is of no use.
 pub fn read(path: &Path, pack_id: &[u8; 16], experts: usize) -> Option<Vec<(Key, f32)>> {
     let most = HEAD_BYTES + PAIR_BYTES * experts + HASH_BYTES;
-    let mut bytes = Vec::new();
-    std::fs::File::open(path).ok()?.take(most as u64 + 1).read_to_end(&mut bytes).ok()?;
+    let bytes = sidecar::read(path, most as u64)?;
     let (body, hash) = bytes.split_at_checked(bytes.len().checked_sub(HASH_BYTES)?)?;
     let (head, pairs) = body.split_at_checked(HEAD_BYTES)?;
     let count = u32::from_le_bytes(head.get(24..28)?.try_into().ok()?) as usize;
-    let whole = bytes.len() <= most && pairs.len() == count.checked_mul(PAIR_BYTES)?;
+    let whole = pairs.len() == count.checked_mul(PAIR_BYTES)?;
     if !whole || head.get(..8)? != MAGIC || head.get(8..24)? != pack_id || blake3::hash(body).as_bytes() != hash {
         return None;
     }
@@ -57,14 +55,7 @@ pub fn write(path: &Path, pack_id: &[u8; 16], hot: &[(Key, f32)]) -> io::Result<
     }
     let hash = blake3::hash(&bytes);
     bytes.extend_from_slice(hash.as_bytes());
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(format!(".{}", std::process::id()));
-    let draft = PathBuf::from(draft);
-    let written = std::fs::File::create(&draft).and_then(|mut file| file.write_all(&bytes)).and_then(|()| std::fs::rename(&draft, path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&draft);
-    }
-    written
+    sidecar::replace(path, &bytes)
 }
 
 impl Store {

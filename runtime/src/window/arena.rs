@@ -133,8 +133,8 @@ impl Arena {
         Ok(Arena { map: Some(Arc::new(map)), spans, leased, locked })
     }
 
-    /// Has the kernel back all of the memory now, on `threads` threads. Registering it with the kernel would do the same on one: of 8 GiB in a virtual machine that took
-    /// 26 s, nearly all of it in clearing pages.
+    /// Has the kernel back all of the memory now, on `threads` threads; registering it for I/O would do that on one. Clearing the pages is nearly all of what opening takes; in a
+    /// virtual machine its host decides how long (3 to 33 s for 8 GiB, docs/LEARNED.md).
     pub fn populate(&self, threads: usize) {
         if let Some(map) = &self.map {
             map.populate(threads);
