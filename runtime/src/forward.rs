@@ -105,14 +105,14 @@ const LOOK_AHEAD: usize = 2;
 /// do: mixers change the stream little.
 fn look_ahead(model: &Model, first: u32, store: &mut Store, scratch: &mut Scratch, step: &Step) -> Result<()> {
     let near = (first..).zip(model.layers.iter().skip(first as usize)).take(LOOK_AHEAD);
-    for (number, layer) in near {
+    for (distance, (number, layer)) in near.enumerate() {
         let FfnLayer::Routed(ffn) = &layer.ffn else { continue };
         if !store.looks_ahead() || !(ffn.coarse.is_some() || store.has_layer(number)) {
             return Ok(());
         }
         let values = step.rows * ffn.shape.hidden;
         layer.before(&layer.ffn_norm, step, scratch, values, ffn.shape.hidden);
-        let guesses = ffn.guess(step, store, scratch);
+        let guesses = ffn.guess(step, store, scratch, distance);
         let guesses = scratch.ahead[..guesses].iter().map(|c| c.0);
         if store.prepares(step.rows) {
             return store.prepare(number, guesses);

@@ -44,13 +44,8 @@ pub fn pack_of(source: &str) -> Result<String> {
 
 /// One run of `forebay bench` under `limit`.
 pub fn forebay(pack: &str, limit: &str, arguments: &[&str]) -> Result<Measured> {
-    forebay_runs(pack, limit, 1, arguments)
-}
-
-/// `forebay bench` under `limit`; medians of so many runs of one process.
-pub fn forebay_runs(pack: &str, limit: &str, runs: u32, arguments: &[&str]) -> Result<Measured> {
-    let (program, runs) = (release_dir().join("forebay").to_string_lossy().into_owned(), runs.to_string());
-    let mut line = vec![program.as_str(), "bench", pack, "--ram", limit, "-r", runs.as_str(), "-o", "json"];
+    let program = release_dir().join("forebay").to_string_lossy().into_owned();
+    let mut line = vec![program.as_str(), "bench", pack, "--ram", limit, "-r", "1", "-o", "json"];
     line.extend_from_slice(arguments);
     run(Some(limit), &line)
 }

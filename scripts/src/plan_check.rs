@@ -1,6 +1,6 @@
 //! `forebay plan` held against `forebay bench`: for each case the pack is made, planned, and measured right afterwards under the same limit.
 
-use crate::measure::{self, Measured};
+use crate::measure;
 use crate::shell::{self, command, outputs, release_dir, root};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -55,8 +55,8 @@ const CASES: [Case; 5] = [
     Case { name: "397b-a17b", model: Model::Shape { config: "moe-397b-a17b", alias: 32 }, limits: &["8G", "16G"], tokens: tokens(0, 3, 4) },
 ];
 
-/// Runs of a measurement, in one process: places on the disk are new to its cache, and to its host's, in the first alone.
-const RUNS: u32 = 3;
+/// Plans and measurements of a limit, in turn; medians count.
+const RUNS: usize = 3;
 /// What is left free on the disk beside a pack.
 const SPARE: u64 = 2 << 30;
 
@@ -176,30 +176,47 @@ fn free(dir: &Path) -> Result<u64> {
     text.lines().nth(1).and_then(|line| line.trim().parse().ok()).context("df says no number")
 }
 
-/// Plans, and measures at once: both speeds of a disk and of processors change from minute to minute.
+/// Plans and measures in turn: speeds of a disk and of processors change from minute to minute, for a plan as for what it is held against.
 fn measure(case: &Case, limit: &str, pack: &Path) -> Result<Vec<Row>> {
     let (forebay, pack) = (release_dir().join("forebay"), pack.to_string_lossy().into_owned());
     let Tokens { prompt, warmup, decode } = case.tokens;
     let text = |n: u32| n.to_string();
     let context = text(prompt.max(warmup + decode));
     let (behind, after) = (text(prompt.max(1)), text(warmup + decode / 2));
-    let line = ["plan", &pack, "--ram", limit, "-c", &context, "-p", &behind, "--after", &after, "--json"];
-    let plan: Value = serde_json::from_str(&outputs(command(&forebay, &line))?.0).context("forebay plan printed no JSON")?;
-    let line = ["-p", &text(prompt), "--warmup", &text(warmup), "-n", &text(decode)];
-    let Measured { report, peak } = measure::forebay_runs(&pack, limit, RUNS, &line)?;
+    let plan_line = ["plan", &pack, "--ram", limit, "-c", &context, "-p", &behind, "--after", &after, "--json"];
+    let bench_line = ["-p", &text(prompt), "--warmup", &text(warmup), "-n", &text(decode)];
+    let (mut plans, mut reports, mut peak) = (Vec::new(), Vec::new(), None);
+    for _ in 0..RUNS {
+        plans.push(serde_json::from_str(&outputs(command(&forebay, &plan_line))?.0).context("forebay plan printed no JSON")?);
+        let measured = measure::forebay(&pack, limit, &bench_line)?;
+        reports.push(measured.report["median"].clone());
+        peak = measured.peak.into_iter().chain(peak).reduce(f64::max);
+    }
+    let (plan, bench) = (medians(&plans), medians(&reports));
     let row = |phase, predicted: &str, measured: &str| {
-        let bench = report["median"].get(measured)?.clone();
         Some(Row {
             case: case.name,
             limit: limit.into(),
             phase,
             plan: plan[predicted].clone(),
-            bench,
+            bench: bench.get(measured).filter(|b| !b.is_null())?.clone(),
             peak,
             machine: plan["machine"].clone(),
         })
     };
     Ok([row("decode", "decode", "warm"), row("prompt", "prompt", "prompt")].into_iter().flatten().collect())
+}
+
+/// Each number the median of its place in all of `values`; everything else as in the first.
+fn medians(values: &[Value]) -> Value {
+    let Some(first) = values.first() else { return Value::Null };
+    let all = |of: &dyn Fn(&Value) -> Option<Value>| medians(&values.iter().filter_map(of).collect::<Vec<_>>());
+    match first {
+        Value::Number(_) => measure::median(values.iter().filter_map(Value::as_f64).collect()).map_or(Value::Null, Value::from),
+        Value::Object(map) => map.keys().map(|key| (key.clone(), all(&|v| v.get(key).cloned()))).collect::<serde_json::Map<_, _>>().into(),
+        Value::Array(list) => (0..list.len()).map(|i| all(&|v| v.get(i).cloned())).collect::<Vec<_>>().into(),
+        other => other.clone(),
+    }
 }
 
 /// A row a phase: tokens a second, hits and bytes, as predicted and as measured.
@@ -259,6 +276,13 @@ mod tests {
         let row = Row { case: "x", limit: "4G".into(), phase: "decode", plan, bench, peak: None, machine: Value::Null };
         let want = "| x | 4G | decode | 3.00 (2.00 to 4.00) | 2.50 | +20% | 50 | 52 | 300.0 | 290.0 | 200.0 | 210.0 | 300.0 | - |";
         assert_eq!(table(&[row]).lines().last(), Some(want));
+    }
+
+    #[test]
+    fn medians_are_taken_place_by_place() {
+        let of = |a: f64, b: f64| json!({ "a": a, "list": [b, "x"], "none": null });
+        assert_eq!(medians(&[of(1.0, 9.0), of(3.0, 7.0), of(2.0, 8.0)]), json!({ "a": 2.0, "list": [8.0, "x"], "none": null }));
+        assert_eq!(medians(&[]), Value::Null);
     }
 
     #[test]

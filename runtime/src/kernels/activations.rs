@@ -2,19 +2,20 @@
 
 use super::blocks::{Form, QRow};
 use super::pool::Pool;
+use super::strip::STRIP;
 use super::{ActivationMode, Kernels};
 use forebay_format::QuantType;
 
 /// Rows are padded with zeros to a multiple of this, so that the float kernels have no tail.
 pub(super) const PAD: usize = 32;
-/// Values between the starts of rows: padded, and not a multiple of 4 KiB, or the rows of a group would compete for the same few places
-/// in the first-level cache.
-fn stride(cols: usize) -> usize {
-    let padded = cols.next_multiple_of(PAD);
-    if padded.is_multiple_of(1024) { padded + SKEW } else { padded }
+/// Values between the starts of rows: an odd number of strips. A strip of each row of a group is worked on at a time, and 4 KiB apart lines compete for the same places
+/// in the first-level cache (64 sets): 24 strips of 1 KiB that lie an odd number of KiB apart take six of its eight ways everywhere, an even number apart (rows of 1,536
+/// or 2,048 values as they are) twelve or 24 in some places and none in the others.
+const fn stride(cols: usize) -> usize {
+    (cols.div_ceil(STRIP) | 1) * STRIP
 }
-/// What [`stride`] adds at most.
-const SKEW: usize = 256;
+/// Rows start at multiples of this many bytes: a line, or every second load of a vector would touch two.
+const LINE: usize = 64;
 /// Bytes between the starts of rows of an 8-bit form, for the same reason: a tile of weights meets one block of many rows at a time.
 fn form_stride(cols: usize) -> usize {
     cols + FORM_SKEW
@@ -24,10 +25,40 @@ const FORM_SKEW: usize = 64;
 /// From this many rows on, loading is shared among the threads.
 const SHARE: usize = 4;
 
+/// Zeros, of which those from [`Lined::start`] on begin a line.
+#[derive(Debug)]
+struct Lined<T>(Vec<T>);
+
+impl<T: Copy + Default> Lined<T> {
+    fn new(len: usize) -> Self {
+        Lined(vec![T::default(); len + Self::spare()])
+    }
+
+    /// Most values before the first line.
+    const fn spare() -> usize {
+        LINE / size_of::<T>()
+    }
+
+    fn start(&self) -> usize {
+        self.0.as_ptr().align_offset(LINE)
+    }
+
+    fn values(&self) -> &[T] {
+        &self.0[self.start()..]
+    }
+
+    fn values_mut(&mut self) -> &mut [T] {
+        let start = self.start();
+        &mut self.0[start..]
+    }
+}
+
 /// `n` rows of `cols` values: f32, and 8-bit forms. All memory is allocated in [`Activations::new`].
 #[derive(Debug)]
 pub struct Activations {
-    values: Vec<f32>,
+    values: Lined<f32>,
+    /// `values` holds the rows that are loaded: weights that are decoded first meet them.
+    floats: bool,
     forms: [Option<Quantised>; 2],
     max_rows: usize,
     max_cols: usize,
@@ -39,7 +70,7 @@ pub struct Activations {
 #[derive(Debug)]
 struct Quantised {
     form: Form,
-    q: Vec<i8>,
+    q: Lined<i8>,
     d: Vec<f32>,
     sums: Vec<i16>,
     /// Holds the rows that are loaded.
@@ -49,7 +80,7 @@ struct Quantised {
 impl Quantised {
     fn new(form: Form, max_rows: usize, max_cols: usize) -> Self {
         let (d, sums) = (max_rows * max_cols.div_ceil(form.block()), max_rows * max_cols.div_ceil(form.group()));
-        Quantised { form, q: vec![0; max_rows * form_stride(max_cols)], d: vec![0.0; d], sums: vec![0; sums], loaded: false }
+        Quantised { form, q: Lined::new(max_rows * form_stride(max_cols)), d: vec![0.0; d], sums: vec![0; sums], loaded: false }
     }
 }
 
@@ -60,22 +91,25 @@ impl Activations {
             ActivationMode::F32 => [None, None],
             ActivationMode::Int8 => Form::ALL.map(|form| Some(Quantised::new(form, max_rows, max_cols))),
         };
-        let values = vec![0.0; max_rows * (max_cols.next_multiple_of(PAD) + SKEW)];
-        Activations { values, forms, max_rows, max_cols, rows: 0, cols: 0 }
+        let values = Lined::new(max_rows * stride(max_cols));
+        Activations { values, floats: false, forms, max_rows, max_cols, rows: 0, cols: 0 }
     }
 
     /// Bytes that [`Activations::new`] allocates.
     pub fn bytes(max_rows: usize, max_cols: usize, mode: ActivationMode) -> u64 {
         let (rows, cols) = (max_rows as u64, max_cols as u64);
-        let floats = rows * (cols.next_multiple_of(PAD as u64) + SKEW as u64) * 4;
-        let form = |f: Form| rows * (cols + FORM_SKEW as u64 + 4 * cols.div_ceil(f.block() as u64) + 2 * cols.div_ceil(f.group() as u64));
+        let floats = rows * stride(max_cols) as u64 * 4 + LINE as u64;
+        let form = |f: Form| {
+            let row = cols + FORM_SKEW as u64 + 4 * cols.div_ceil(f.block() as u64) + 2 * cols.div_ceil(f.group() as u64);
+            rows * row + LINE as u64
+        };
         match mode {
             ActivationMode::F32 => floats,
             ActivationMode::Int8 => floats + Form::ALL.map(form).iter().sum::<u64>(),
         }
     }
 
-    /// Copies `n` rows of `cols` values from `rows` and quantises them once for each form that weights of `types` need.
+    /// Takes `n` rows of `cols` values: copied from `rows`, and quantised once for each form, where weights of `types` need it.
     ///
     /// # Panics
     /// If there is no room, or `cols` is not a whole number of blocks of one of `types`.
@@ -91,13 +125,14 @@ impl Activations {
     pub fn reserve(&mut self, k: &Kernels, n: usize, cols: usize, types: &[QuantType]) {
         assert!(n <= self.max_rows && cols <= self.max_cols, "{n} x {cols} values in room for {} x {}", self.max_rows, self.max_cols);
         (self.rows, self.cols) = (n, cols);
+        self.floats = k.mode() == ActivationMode::F32 || types.iter().any(|&t| Form::of(t).is_none());
         for Quantised { form, loaded, .. } in self.forms.iter_mut().flatten() {
             *loaded = k.mode() == ActivationMode::Int8 && types.iter().any(|&t| Form::of(t) == Some(*form));
             assert!(!*loaded || cols.is_multiple_of(form.block()), "{cols} values are no whole blocks of {}", form.block());
         }
     }
 
-    /// Copies `rows` to the rows from `first` on, and quantises them.
+    /// Takes `rows` as the rows from `first` on: copies and quantises them, as far as the weights need it.
     ///
     /// # Panics
     /// If they are not whole rows, or there is no room for them.
@@ -105,9 +140,17 @@ impl Activations {
         let cols = self.cols;
         let n = rows.len() / cols.max(1);
         assert!(rows.len() == n * cols && first + n <= self.rows, "{} values in rows of {cols} from row {first} on", rows.len());
-        for (to, from) in self.values.chunks_exact_mut(stride(cols).max(1)).skip(first).zip(rows.chunks_exact(cols.max(1))) {
-            to[..cols].copy_from_slice(from);
-            to[cols..].fill(0.0);
+        if self.floats && cols > 0 {
+            let (stride, padded) = (stride(cols), cols.next_multiple_of(PAD));
+            let to = &mut self.values.values_mut()[first * stride..(first + n) * stride];
+            let copy = |i: usize, to: &mut [f32]| {
+                to[..cols].copy_from_slice(&rows[i * cols..(i + 1) * cols]);
+                to[cols..padded].fill(0.0);
+            };
+            match n {
+                ..SHARE => to.chunks_exact_mut(stride).enumerate().for_each(|(i, to)| copy(i, to)),
+                _ => pool.split(to, stride, &|i, to, _| copy(i, to)),
+            }
         }
         for Quantised { form, q, d, sums, .. } in self.forms.iter_mut().flatten().filter(|part| part.loaded) {
             let (blocks, groups) = (cols / form.block(), cols / form.group());
@@ -117,12 +160,12 @@ impl Activations {
                 *form,
                 rows,
                 cols,
-                (&mut q[first * form_stride(cols)..], &mut d[first * blocks..], &mut sums[first * groups..]),
+                (&mut q.values_mut()[first * form_stride(cols)..], &mut d[first * blocks..], &mut sums[first * groups..]),
             );
         }
     }
 
-    /// The f32 values of row `i`.
+    /// The f32 values of row `i`, if weights that were loaded for meet them.
     pub fn row(&self, i: usize) -> &[f32] {
         &self.padded_row(i)[..self.cols]
     }
@@ -137,18 +180,23 @@ impl Activations {
         self.cols
     }
 
-    /// Row `i` with the zeros behind it.
+    /// Row `i` with the zeros behind it, if [`Activations::has_floats`].
     pub(super) fn padded_row(&self, i: usize) -> &[f32] {
         assert!(i < self.rows, "activation row {i} of {}", self.rows);
         let start = i * stride(self.cols);
-        &self.values[start..start + self.cols.next_multiple_of(PAD)]
+        &self.values.values()[start..start + self.cols.next_multiple_of(PAD)]
     }
 
     /// What is really allocated; [`Activations::bytes`] is tested against it.
     #[cfg(test)]
     pub(super) fn allocated(&self) -> u64 {
-        let forms = self.forms.iter().flatten().map(|p| p.q.len() + 4 * p.d.len() + 2 * p.sums.len());
-        (4 * self.values.len() + forms.sum::<usize>()) as u64
+        let forms = self.forms.iter().flatten().map(|p| p.q.0.len() + 4 * p.d.len() + 2 * p.sums.len());
+        (4 * self.values.0.len() + forms.sum::<usize>()) as u64
+    }
+
+    /// Rows were loaded as they are.
+    pub(super) fn has_floats(&self) -> bool {
+        self.floats
     }
 
     /// This form was loaded.
@@ -165,7 +213,7 @@ impl Activations {
         };
         let (blocks, groups) = (self.cols / form.block(), self.cols / form.group());
         QRow {
-            q: &part.q[i * form_stride(self.cols)..][..self.cols],
+            q: &part.q.values()[i * form_stride(self.cols)..][..self.cols],
             d: &part.d[i * blocks..(i + 1) * blocks],
             sums: &part.sums[i * groups..(i + 1) * groups],
         }

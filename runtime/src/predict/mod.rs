@@ -1,6 +1,8 @@
 //! How fast a model will be on this machine, before anything of it is loaded: memory by the budget itself, hits by a curve, kernels and disk by a short measurement.
 //!
-//! A token takes `max(C, R) + u min(C, R)`: computing `C` and reading `R`, of which the share `u` of the smaller is not hidden behind the larger. `C` is what the
+//! Computing `C` and reading `R` go on at the same time. A token of a prompt takes `max(C, R) + u min(C, R)`: the share `u` of the smaller is not hidden behind the larger.
+//! A decoded one takes the root of `C^2 + R^2`: its layers miss a few experts each, now more and now fewer, and the closer the two are the more often either waits for the
+//! other. Where a layer is computed sooner than one expert can be read, nobody can ask in time, and a part of a token takes `C + R` ([`Predictor::late`]). `C` is what the
 //! products of the model take, what else a token costs, and what bytes that are read cost the processors; everything that goes in is printed.
 
 pub mod compute;
@@ -18,17 +20,20 @@ use hits::HitCurve;
 use neurons::Firing;
 pub use work::Work;
 
-/// What a token takes beside products, recurrences and attention, as a share of those: norms, activations, choosing experts, handing work to threads.
-const REST: f64 = 0.04;
+/// What a token takes beside products, recurrences and attention, as a share of those: norms, activations, choosing experts, handing work to threads. Medians of 16
+/// measured cases were 8 to 10% above the products alone (docs/LEARNED.md, 2026-11-26).
+const REST: f64 = 0.10;
 /// A byte that is read goes through memory so many times before a kernel sees it: the drive's copy, and its being fetched for the sum.
 const TRAFFIC: f64 = 2.0;
-/// Part of the smaller of computing and reading that is not hidden behind the larger: as expected, at best and at worst.
-/// Measured (docs/LEARNED.md, 2026-11-26): 0.11 to 0.16 in decoding and prompts of a mixture of experts.
+/// Part of the smaller of computing and reading that is not hidden behind the larger in a prompt: as expected, at best and at worst.
+/// Measured (docs/LEARNED.md, 2026-11-26): 0.02 to 0.16.
 pub const UNHIDDEN: Three = Three { low: 0.05, expected: 0.13, high: 0.4 };
+/// The same of decoded tokens at best and at worst. What is expected is the root of the sum of squares, which leaves up to 0.41: 0.27 to 0.6 measured where they are about equal.
+pub const UNHIDDEN_DECODING: [f64; 2] = [0.05, 0.6];
 /// How far a short measurement may be from what the machine gives a minute later.
 const WAVERING: f64 = 0.1;
-/// What is read on wrong guesses, as a share of what is missed: 0.18 and 0.20 at 50% and 79% hits.
-const GUESSED_IN_VAIN: f64 = 0.18;
+/// What is read on wrong guesses, as a share of what is missed: 0.03 at 45% misses of a made-up mixture whose routers are easily guessed, 0.37 at 13% of a small trained one.
+const GUESSED_IN_VAIN: f64 = 0.1;
 /// Layers whose routers are asked ahead.
 const GUESSES: f64 = 2.0;
 
@@ -115,6 +120,25 @@ impl Parts {
     fn seconds(&self, unhidden: f64) -> f64 {
         seconds(self.io, self.compute + self.taking_in, unhidden)
     }
+
+    /// Seconds of a decoded token, as expected.
+    fn decoding(&self) -> f64 {
+        self.io.hypot(self.compute + self.taking_in).max(1e-9)
+    }
+
+    /// Seconds of a decoded token that takes `in_time` as far as experts can be asked for in time.
+    fn with_late(&self, in_time: f64, late: Late) -> f64 {
+        in_time + late.share * (self.io + self.compute + self.taking_in - in_time) + late.waits
+    }
+}
+
+/// Reading that nobody can ask for in time.
+#[derive(Clone, Copy)]
+struct Late {
+    /// Share of a token's reading that nothing is computed beside.
+    share: f64,
+    /// Seconds that a token waits for it behind wrong guesses.
+    waits: f64,
 }
 
 /// A machine and a model.
@@ -137,9 +161,13 @@ impl Predictor<'_> {
         let group_hits = self.group_hits(plan);
         let parts = |of: fn(Three) -> f64, reading: Reading| self.token(plan, of(hits), of(group_hits), position, reading);
         let expected = parts(|t| t.expected, Reading::Again);
-        let rate = |of, unhidden: f64, wavering: f64| 1.0 / (parts(of, Reading::Again).seconds(unhidden) * wavering);
-        let worst = [Reading::First, Reading::Again].map(|reading| parts(|t| t.low, reading).seconds(UNHIDDEN.high));
-        let worst = worst[0].max(worst[1]);
+        let [best, worst] = UNHIDDEN_DECODING;
+        let late = |hit: f64, parts: Parts, in_time: f64| parts.with_late(in_time, self.late(plan, hit, parts.compute));
+        let slow = [Reading::First, Reading::Again].map(|reading| {
+            let parts = parts(|t| t.low, reading);
+            late(hits.low, parts, parts.seconds(worst))
+        });
+        let fast = parts(|t| t.high, Reading::Again);
         Prediction {
             hit_rate: hits,
             groups: neurons::wanted(self.firing, plan, 1),
@@ -149,9 +177,9 @@ impl Predictor<'_> {
             compute: expected.compute,
             taking_in: expected.taking_in,
             rate: Three {
-                low: 1.0 / (worst * (1.0 + WAVERING)),
-                expected: rate(|t| t.expected, UNHIDDEN.expected, 1.0),
-                high: rate(|t| t.high, UNHIDDEN.low, 1.0 - WAVERING),
+                low: 1.0 / (slow[0].max(slow[1]) * (1.0 + WAVERING)),
+                expected: 1.0 / late(hits.expected, expected, expected.decoding()),
+                high: 1.0 / (late(hits.high, fast, fast.seconds(best)) * (1.0 - WAVERING)),
             },
         }
     }
@@ -223,6 +251,17 @@ impl Predictor<'_> {
         let bytes = experts + streamed + groups;
         let io = experts / reading.of(d.experts(batch)) + streamed / reading.of(d.sequential) + groups / group_speed;
         Parts { compute, bytes, io, taking_in: self.taking_in(bytes) }
+    }
+
+    /// What cannot be read in time. An expert is asked for about one layer's computing before it is wanted: where that is shorter than reading one takes, the rest is waited for,
+    /// and in half of the layers that miss something a wrong guess is with the drive when the right one comes.
+    fn late(&self, plan: &MemoryPlan, hit: f64, compute: f64) -> Late {
+        let (work, layers) = (self.work, self.work.experts.len().max(1) as f64);
+        let Some(main) = work.main_experts().filter(|_| plan.slots < plan.experts) else { return Late { share: 0.0, waits: 0.0 } };
+        let latency = main.bytes as f64 / self.speeds.drive.experts(1.0).again;
+        let share = 1.0 - (compute / layers / latency).min(1.0);
+        let missing = layers * (1.0 - hit.powi(main.top_k as i32));
+        Late { share, waits: share * missing * latency / 2.0 }
     }
 
     /// Attention of one token that sees so many positions.
@@ -322,6 +361,28 @@ mod tests {
         assert_eq!(seconds(3.0, 2.0, 0.0), 3.0);
         assert_eq!(seconds(2.0, 3.0, 1.0), 5.0);
         assert_eq!(seconds(0.0, 3.0, 1.0), 3.0);
+        let parts = Parts { compute: 2.5, bytes: 1.0, io: 4.0, taking_in: 0.5 };
+        assert_eq!(parts.decoding(), 5.0);
+        assert_eq!(parts.with_late(5.0, Late { share: 0.5, waits: 0.25 }), 6.25);
+    }
+
+    #[test]
+    fn what_is_asked_for_too_late_is_waited_for() {
+        let pack = crate::testing::TinyPack::new().open();
+        let work = Work::new(&pack.manifest, &pack.index);
+        let needs = crate::budget::Needs::default();
+        let mut plan = MemoryPlan::new(&pack.manifest, &pack.index, &pack.superblock, &needs, 1 << 40).unwrap();
+        plan.slots = plan.experts / 2;
+        let speeds = Speeds { compute: Compute::assumed(&work, 20e9, 100e9), drive: Drive::assumed(1e9) };
+        let predictor = Predictor { work: &work, speeds: &speeds, hits: &HitCurve::trained(), firing: None };
+        let latency = work.main_experts().unwrap().bytes as f64 / 1e9;
+        let layers = work.experts.len() as f64;
+        let none = predictor.late(&plan, 0.5, layers * latency);
+        assert_eq!((none.share, none.waits), (0.0, 0.0));
+        let half = predictor.late(&plan, 0.0, layers * latency / 2.0);
+        assert!((half.share - 0.5).abs() < 1e-9 && (half.waits - layers * latency / 4.0).abs() < 1e-9);
+        plan.slots = plan.experts;
+        assert_eq!(predictor.late(&plan, 0.0, 0.0).share, 0.0);
     }
 
     #[test]

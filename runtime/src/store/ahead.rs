@@ -14,8 +14,15 @@ impl Store {
     }
 
     /// Reads experts of a layer that will be wanted soon, as far as anybody can tell, the likeliest first: into slots of their own, so that
-    /// a wrong guess evicts nothing, and only while nothing that is wanted for sure waits to be read.
-    pub fn look_ahead(&mut self, layer: u32, experts: impl Iterator<Item = u32>) -> Result<()> {
+    /// a wrong guess evicts nothing, and only while nothing that is wanted for sure waits to be read. What was guessed for the layer before, is not any more
+    /// and has not been started, is given up: nearer guesses are better ones.
+    pub fn look_ahead(&mut self, layer: u32, experts: impl Iterator<Item = u32> + Clone) -> Result<()> {
+        let state = &self.state;
+        self.io.settle(|span| match state.guessed(span as u32) {
+            Some((guessed, expert)) if guessed == layer && !experts.clone().any(|e| e == expert) => Verdict::GiveUp,
+            _ => Verdict::Keep,
+        });
+        self.take_back();
         for expert in experts {
             let slots = &self.slots;
             let idle = |slot: u32| slots.get(slot as usize).is_some_and(|s| s.fetch == NONE);
@@ -70,9 +77,14 @@ impl Store {
             _ if plan.asks_for(span as u32) => Verdict::Demand,
             Some(slot) if slot.warm => Verdict::Keep,
             // A guess for a layer that is still to come.
-            _ if state.guessed_layer(span as u32).is_some_and(|layer| layer != plan.layer()) => Verdict::Keep,
+            _ if state.guessed(span as u32).is_some_and(|(layer, _)| layer != plan.layer()) => Verdict::Keep,
             _ => Verdict::GiveUp,
         });
+        self.take_back();
+    }
+
+    /// The memory of what was given up, and its slots.
+    fn take_back(&mut self) {
         while let Some((fetch, last, lease)) = self.io.next_dropped() {
             self.window.restore(lease);
             self.state.unstage(fetch.span as u32);

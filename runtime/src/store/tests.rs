@@ -263,6 +263,31 @@ fn a_guess_that_fails_is_forgotten_and_a_right_one_reports() {
 }
 
 #[test]
+fn a_guess_that_is_not_repeated_nearer_by_is_given_up_unless_it_is_under_way() {
+    let tiny = TinyPack::new();
+    let plan = MemoryPlan { staging: 4, ..tiny.plan(4) };
+    let pool = Pool::new(1);
+    let mut given_up = 0;
+    for seed in 0..10 {
+        let faults = Faults { delay: 5, ..Faults::default() };
+        let disk = crate::io::fake::FakeDisk::new(tiny.bytes.clone(), faults, seed);
+        let mut store = Store::with_queue(tiny.open(), &plan, Queue::new(Box::new(disk), 8), &pool).unwrap();
+        store.look_ahead(2, [5, 6, 7].into_iter()).unwrap();
+        // A layer's guesses are no business of another's.
+        store.look_ahead(0, [1].into_iter()).unwrap();
+        store.look_ahead(2, [6].into_iter()).unwrap();
+        let guessed: Vec<_> = (0..8).filter_map(|slot| store.state.guessed(slot)).collect();
+        assert!(guessed.contains(&(2, 6)) && guessed.contains(&(0, 1)), "{guessed:?}");
+        given_up += 4 - guessed.len();
+        while store.advance(&pool, true).unwrap() {}
+        // What was given up is there for whoever wants it.
+        hold(&mut store, 2, &[5, 6, 7]).unwrap();
+        [5, 6, 7].iter().for_each(|&e| assert_expert(&tiny, &store, 2, e));
+    }
+    assert!((1..20).contains(&given_up), "{given_up} of 20");
+}
+
+#[test]
 fn a_prompt_reads_ahead_into_its_part_of_the_window() {
     let tiny = TinyPack::new();
     let record = tiny.open().index.get(BundleId::expert(2, 7)).unwrap().clone();

@@ -198,10 +198,10 @@ impl State {
         Some(staged.slot)
     }
 
-    /// The layer that a slot of the staging area holds a guess for.
-    pub fn guessed_layer(&self, slot: u32) -> Option<u32> {
+    /// Layer and expert that a slot of the staging area holds a guess for.
+    pub fn guessed(&self, slot: u32) -> Option<(u32, u32)> {
         let staged = self.staging.iter().find(|s| s.slot == slot && s.key != NONE)?;
-        self.shape.place(staged.key).map(|(layer, _)| layer)
+        self.shape.place(staged.key)
     }
 
     /// What was guessed is not in its slot after all.
