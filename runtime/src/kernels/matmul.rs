@@ -10,8 +10,10 @@ use std::marker::PhantomData;
 
 /// Weight bytes that a thread claims at a time: large against the cost of a claim, small against a layer.
 const CHUNK_BYTES: usize = 128 << 10;
+/// The same with many activation rows, which pass over each chunk: 16 rows of 16 KiB would have them come from the third-level cache for every 16 weight rows.
+const MANY_CHUNK_BYTES: usize = 1 << 20;
 /// Weight rows whose strips are decoded together on the float path: the activations come from the third-level cache or from memory once for them all.
-const ROWS: usize = 32;
+const ROWS: usize = 64;
 /// The same where there are few activation rows.
 const FEW_ROWS: usize = 8;
 /// Few activation rows.
@@ -83,9 +85,9 @@ impl Jobs<'_, '_> {
     }
 }
 
-/// Weight rows in a claim.
-fn chunk_rows(w: &Matrix<'_>, row_bytes: usize, threads: usize) -> usize {
-    let by_bytes = CHUNK_BYTES / row_bytes.max(1);
+/// Weight rows in a claim, with `n` activation rows.
+fn chunk_rows(w: &Matrix<'_>, row_bytes: usize, n: usize, threads: usize) -> usize {
+    let by_bytes = if n > FEW { MANY_CHUNK_BYTES } else { CHUNK_BYTES } / row_bytes.max(1);
     let by_threads = w.rows / (4 * threads);
     by_bytes.min(by_threads).next_multiple_of(TILE_ROWS).max(TILE_ROWS)
 }
@@ -105,14 +107,15 @@ impl Kernels {
     /// As [`Kernels::matmul`].
     pub fn matmul_jobs(&self, pool: &Pool, jobs: &mut [Job<'_>]) {
         let threads = pool.threads();
-        let chunks_of = |w: &Matrix<'_>, row_bytes: usize| w.rows.div_ceil(chunk_rows(w, row_bytes, threads));
+        let chunks_of = |w: &Matrix<'_>, row_bytes: usize, n: usize| w.rows.div_ceil(chunk_rows(w, row_bytes, n, threads));
         let (mut marks, stride) = ([0; MARKS], jobs.len().div_ceil(MARKS).max(1));
         let mut total = 0;
         for (i, job) in jobs.iter().enumerate() {
             if i.is_multiple_of(stride) {
                 marks[i / stride] = total;
             }
-            total += chunks_of(&job.weights, self.check(job));
+            let n = job.picked.map_or(job.activations.rows(), <[u32]>::len);
+            total += chunks_of(&job.weights, self.check(job), n);
         }
         let marks = &marks[..jobs.len().div_ceil(stride)];
         let jobs = Jobs { first: jobs.as_mut_ptr(), len: jobs.len(), lent: PhantomData };
@@ -122,9 +125,9 @@ impl Kernels {
             for i in mark * stride..jobs.len {
                 let job = jobs.get(i);
                 let row_bytes = job.w.checked_row_bytes();
-                let chunks = chunks_of(&job.w, row_bytes);
+                let chunks = chunks_of(&job.w, row_bytes, job.n);
                 if chunk < before + chunks {
-                    let step = chunk_rows(&job.w, row_bytes, threads);
+                    let step = chunk_rows(&job.w, row_bytes, job.n, threads);
                     let first = (chunk - before) * step;
                     return self.rows(&job, row_bytes, first..(first + step).min(job.w.rows));
                 }
@@ -246,18 +249,26 @@ fn float_rows(job: &Shared<'_>, ops: &Ops, of: &TypeOps, row_bytes: usize, rows:
     {
         return direct_rows(job, direct, row_bytes, rows);
     }
-    let step = match job.n {
-        ..=FEW => FEW_ROWS,
-        _ => ROWS,
-    };
-    for first in rows.clone().step_by(step) {
-        let block = first..(first + step).min(rows.end);
+    match job.n {
+        ..=FEW => float_blocks::<FEW_ROWS>(job, ops, of, row_bytes, rows),
+        _ => float_blocks::<ROWS>(job, ops, of, row_bytes, rows),
+    }
+}
+
+/// What a block of `R` weight rows is worked on in.
+struct Bench<const R: usize> {
+    strips: [Strip; R],
+    sums: [[Narrow; GROUP]; R],
+}
+
+/// The float path, `R` weight rows at a time.
+fn float_blocks<const R: usize>(job: &Shared<'_>, ops: &Ops, of: &TypeOps, row_bytes: usize, rows: std::ops::Range<usize>) {
+    // Once for all groups: beginning both anew for each took a tenth of a prompt.
+    let mut bench = Bench { strips: [Strip([0.0; STRIP]); R], sums: [[Narrow::ZERO; GROUP]; R] };
+    for first in rows.clone().step_by(R) {
+        let block = first..(first + R).min(rows.end);
         for i in (0..job.n).step_by(GROUP) {
-            let group = i..(i + GROUP).min(job.n);
-            match step {
-                ROWS => float_tile::<ROWS>(job, ops, of, row_bytes, block.clone(), group),
-                _ => float_tile::<FEW_ROWS>(job, ops, of, row_bytes, block.clone(), group),
-            }
+            float_tile(job, (ops, of), row_bytes, block.clone(), i..(i + GROUP).min(job.n), &mut bench);
         }
     }
 }
@@ -281,22 +292,22 @@ fn direct_rows(job: &Shared<'_>, direct: Direct, row_bytes: usize, rows: std::op
 /// The float path for at most `R` weight rows and [`GROUP`] activation rows.
 fn float_tile<const R: usize>(
     job: &Shared<'_>,
-    ops: &Ops,
-    of: &TypeOps,
+    (ops, of): (&Ops, &TypeOps),
     row_bytes: usize,
     rows: std::ops::Range<usize>,
     group: std::ops::Range<usize>,
+    bench: &mut Bench<R>,
 ) {
     let (block_len, block_bytes) = (job.w.qtype.block_len(), job.w.qtype.block_bytes());
-    let mut sums = [[Narrow::ZERO; GROUP]; R];
-    let mut strips = [Strip([0.0; STRIP]); R];
     let mut pieces: [&[f32]; GROUP] = [&[]; GROUP];
     let n = group.len();
+    let (strips, sums) = (&mut bench.strips[..rows.len()], &mut bench.sums[..rows.len()]);
+    sums.iter_mut().for_each(|sums| sums[..n].fill(Narrow::ZERO));
     for at in (0..job.w.cols).step_by(STRIP) {
         let len = STRIP.min(job.w.cols - at);
         let padded = len.next_multiple_of(super::activations::PAD);
         let bytes = at / block_len * block_bytes..(at + len) / block_len * block_bytes;
-        for (r, strip) in rows.clone().zip(&mut strips) {
+        for (r, strip) in rows.clone().zip(&mut *strips) {
             strip.0[len..padded].fill(0.0);
             // SAFETY: the set runs on this machine; both slices have `len` values.
             unsafe { (of.decode)(&job.w.row(r, row_bytes)[bytes.clone()], &mut strip.0[..len]) };
@@ -305,12 +316,12 @@ fn float_tile<const R: usize>(
             *piece = &job.a.padded_row(job.activation(i))[at..at + padded];
         }
         // SAFETY: the set runs on this machine; strips and pieces have `padded` values, and there are sums for all of them.
-        unsafe { (ops.tile)(&strips[..rows.len()], &pieces[..n], padded, &mut sums[..rows.len()]) };
+        unsafe { (ops.tile)(strips, &pieces[..n], padded, sums) };
     }
-    for (r, sums) in rows.zip(&sums) {
-        for (i, s) in group.clone().zip(sums) {
+    for (j, i) in group.enumerate() {
+        for (r, sums) in rows.clone().zip(&*sums) {
             // SAFETY: this thread alone has the columns `rows`.
-            unsafe { job.out.put(i * job.w.rows + r, s.total()) };
+            unsafe { job.out.put(i * job.w.rows + r, sums[j].total()) };
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Float sums. A row is taken in strips of [`STRIP`] values; value `i` is added to running sum `i % 16` of a product of matrices, `i % 32` of two vectors, and these sums are
-//! added as a tree at the end. The order depends on the row's length alone. Sixteen sums are two vectors: two weight rows and three activation rows fill twelve registers.
+//! Float sums. A row is taken in strips of [`STRIP`] values; value `i` is added to running sum `i % 8` of a product of matrices, `i % 32` of two vectors, and these sums are
+//! added as a tree at the end. The order depends on the row's length alone. Eight sums are one vector: four weight rows and three activation rows fill twelve registers and need
+//! seven loads for twelve products. (Sixteen sums, two weight rows and three activation rows, need ten.)
 
 /// Values decoded at a time; every block length divides it.
 pub(super) const STRIP: usize = 256;
@@ -36,11 +37,11 @@ pub(super) fn add(w: &[f32], a: &[f32], sums: &mut Sums) {
 
 /// The running sums of one output value of a product of matrices.
 #[derive(Clone, Copy)]
-#[repr(align(64))]
+#[repr(align(32))]
 pub(super) struct Narrow(pub [f32; NARROW]);
 
 /// Running sums of a product of matrices.
-pub(super) const NARROW: usize = 16;
+pub(super) const NARROW: usize = 8;
 
 impl Narrow {
     pub const ZERO: Narrow = Narrow([0.0; NARROW]);
@@ -49,9 +50,8 @@ impl Narrow {
     #[inline]
     pub fn total(&self) -> f32 {
         let s = &self.0;
-        let a: [f32; 8] = std::array::from_fn(|i| s[i] + s[i + 8]);
-        let b: [f32; 4] = std::array::from_fn(|i| a[i] + a[i + 4]);
-        (b[0] + b[2]) + (b[1] + b[3])
+        let a: [f32; 4] = std::array::from_fn(|i| s[i] + s[i + 4]);
+        (a[0] + a[2]) + (a[1] + a[3])
     }
 }
 
@@ -60,8 +60,8 @@ impl Narrow {
 #[repr(align(64))]
 pub(super) struct Strip(pub [f32; STRIP]);
 
-/// Most activation rows that meet the decoded strips before the next are decoded (their strips, 24 KiB, stay in the first-level cache).
-pub(super) const GROUP: usize = 24;
+/// Most activation rows that meet the decoded strips before the next are decoded.
+pub(super) const GROUP: usize = 48;
 
 /// Adds the products of all weight rows with all activation rows over `len` values (a multiple of [`LANES`]) to `sums[weight row][activation row]`. Plain Rust.
 pub(super) fn tile(w: &[Strip], a: &[&[f32]], len: usize, sums: &mut [[Narrow; GROUP]]) {
@@ -79,8 +79,23 @@ pub(super) fn tile(w: &[Strip], a: &[&[f32]], len: usize, sums: &mut [[Narrow; G
 /// The same sums with AVX2 and FMA: products are not rounded before they are added, otherwise as above.
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2 {
-    use super::{GROUP, LANES, NARROW, Narrow, Strip, Sums};
+    use super::{GROUP, LANES, NARROW, Narrow, STRIP, Strip, Sums};
     use std::arch::x86_64::*;
+    use std::ops::Range;
+
+    /// Activation rows that pass over all weight rows together: their strips, 24 KiB, stay in the first-level cache.
+    const STAYING: usize = 24;
+    /// Bytes of a line.
+    const LINE: usize = 64;
+
+    /// Asks for `bytes` bytes at `at`, as far as the second-level cache; what lies there, if anything, does not matter.
+    #[inline(always)]
+    fn prefetch_far(at: *const u8, bytes: usize) {
+        for line in (0..bytes).step_by(LINE) {
+            // SAFETY: a prefetch of any address touches nothing that a program could see.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(line).cast()) };
+        }
+    }
 
     /// # Safety
     /// The machine has AVX2 and FMA; `a` is as long as `w`, a multiple of 32.
@@ -107,17 +122,45 @@ pub(super) mod avx2 {
     /// The machine has AVX2 and FMA; `len` is a multiple of 32, at most [`STRIP`](super::STRIP) and the length of each row of `a`; there are sums for every row.
     #[target_feature(enable = "avx2,fma,f16c")]
     pub unsafe fn tile(w: &[Strip], a: &[&[f32]], len: usize, sums: &mut [[Narrow; GROUP]]) {
+        for first in (0..a.len()).step_by(STAYING) {
+            // SAFETY: the caller's promise.
+            unsafe { pass(w, a, first..(first + STAYING).min(a.len()), len, sums) };
+        }
+    }
+
+    /// The activation rows `acts` of [`tile`].
+    ///
+    /// # Safety
+    /// As [`tile`].
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn pass(w: &[Strip], a: &[&[f32]], acts: Range<usize>, len: usize, sums: &mut [[Narrow; GROUP]]) {
+        // A part of the activations' next strips with every four weight rows: they lie in the third-level cache or in memory, a kilobyte here and there.
+        let ahead = (STRIP * size_of::<f32>()).div_ceil(w.len().div_ceil(4).max(1)).next_multiple_of(LINE);
+        let mut next = STRIP * size_of::<f32>();
         let (mut w, mut sums) = (w, sums);
         while !w.is_empty() {
+            if a.len() > 1 {
+                a[acts.clone()].iter().for_each(|a| prefetch_far(a.as_ptr().cast::<u8>().wrapping_add(next), ahead));
+                next += ahead;
+            }
             // One activation row needs more weight rows for as many sums in flight.
-            let rows = if a.len() == 1 && w.len() >= 4 { 4 } else { w.len().min(2) };
+            let rows = match w.len() {
+                8.. if a.len() == 1 => 8,
+                4.. => 4,
+                2.. => 2,
+                _ => 1,
+            };
             let (here, later) = (w.split_at(rows), sums.split_at_mut(rows));
-            let mut first = 0;
-            while first < a.len() {
+            let mut first = acts.start;
+            while first < acts.end {
                 // SAFETY: the caller's promise; `first` and what follows are inside.
                 first += unsafe {
-                    match (rows, a.len() - first) {
-                        (4, _) => block::<4, 1>(here.0, a, first, len, later.0),
+                    match (rows, acts.end - first) {
+                        (8, _) => block::<8, 1>(here.0, a, first, len, later.0),
+                        (4, 1) => block::<4, 1>(here.0, a, first, len, later.0),
+                        (4, 2) => block::<4, 2>(here.0, a, first, len, later.0),
+                        (4, _) => block::<4, 3>(here.0, a, first, len, later.0),
                         (2, 1) => block::<2, 1>(here.0, a, first, len, later.0),
                         (2, 2) => block::<2, 2>(here.0, a, first, len, later.0),
                         (2, _) => block::<2, 3>(here.0, a, first, len, later.0),
@@ -131,28 +174,23 @@ pub(super) mod avx2 {
         }
     }
 
-    /// Half `H` of sixteen values. (As a loop over the halves the sums would not stay in registers.)
+    /// Eight values.
     ///
     /// # Safety
     /// The machine has AVX2 and FMA; there are eight values from `at` on.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn eight<const R: usize, const A: usize, const H: usize>(
-        w: &[*const f32; R],
-        a: &[*const f32; A],
-        at: usize,
-        acc: &mut [[[__m256; 2]; A]; R],
-    ) {
-        let mut weights = [_mm256_setzero_ps(); R];
+    unsafe fn eight<const R: usize, const A: usize>(w: &[*const f32; R], a: &[*const f32; A], at: usize, acc: &mut [[__m256; A]; R]) {
+        let mut acts = [_mm256_setzero_ps(); A];
         // SAFETY: the caller's promise.
         unsafe {
-            for r in 0..R {
-                weights[r] = _mm256_load_ps(w[r].add(at));
-            }
             for j in 0..A {
-                let a = _mm256_loadu_ps(a[j].add(at));
-                for r in 0..R {
-                    acc[r][j][H] = _mm256_fmadd_ps(weights[r], a, acc[r][j][H]);
+                acts[j] = _mm256_loadu_ps(a[j].add(at));
+            }
+            for r in 0..R {
+                let weights = _mm256_load_ps(w[r].add(at));
+                for j in 0..A {
+                    acc[r][j] = _mm256_fmadd_ps(weights, acts[j], acc[r][j]);
                 }
             }
         }
@@ -176,20 +214,20 @@ pub(super) mod avx2 {
         unsafe {
             let w: [*const f32; R] = std::array::from_fn(|r| w.get_unchecked(r).0.as_ptr());
             let a: [*const f32; A] = std::array::from_fn(|j| a.get_unchecked(first + j).as_ptr());
-            let mut acc = [[[_mm256_setzero_ps(); 2]; A]; R];
-            for (acc, sums) in acc.iter_mut().zip(&*sums) {
-                for (acc, sum) in acc.iter_mut().zip(&sums[first..]) {
-                    *acc = [_mm256_load_ps(sum.0.as_ptr()), _mm256_load_ps(sum.0.as_ptr().add(8))];
+            // With indices: iterators over arrays of vectors become calls that copy them.
+            let mut acc = [[_mm256_setzero_ps(); A]; R];
+            for r in 0..R {
+                for j in 0..A {
+                    acc[r][j] = _mm256_load_ps(sums.get_unchecked(r).get_unchecked(first + j).0.as_ptr());
                 }
             }
-            for at in (0..len).step_by(NARROW) {
-                eight::<R, A, 0>(&w, &a, at, &mut acc);
-                eight::<R, A, 1>(&w, &a, at + 8, &mut acc);
+            for at in (0..len).step_by(2 * NARROW) {
+                eight::<R, A>(&w, &a, at, &mut acc);
+                eight::<R, A>(&w, &a, at + NARROW, &mut acc);
             }
-            for (acc, sums) in acc.iter().zip(sums) {
-                for (acc, sum) in acc.iter().zip(&mut sums[first..]) {
-                    _mm256_store_ps(sum.0.as_mut_ptr(), acc[0]);
-                    _mm256_store_ps(sum.0.as_mut_ptr().add(8), acc[1]);
+            for r in 0..R {
+                for j in 0..A {
+                    _mm256_store_ps(sums.get_unchecked_mut(r).get_unchecked_mut(first + j).0.as_mut_ptr(), acc[r][j]);
                 }
             }
         }
@@ -245,18 +283,28 @@ pub(super) mod neon {
     /// The machine has NEON; `len` is a multiple of 32, at most [`STRIP`](super::STRIP) and the length of each row of `a`; there are sums for every row.
     #[target_feature(enable = "neon")]
     pub unsafe fn tile(w: &[Strip], a: &[&[f32]], len: usize, sums: &mut [[Narrow; GROUP]]) {
-        for (w, sums) in w.chunks(2).zip(sums.chunks_mut(2)) {
+        let (mut w, mut sums) = (w, sums);
+        while !w.is_empty() {
+            let rows = match w.len() {
+                4.. => 4,
+                2.. => 2,
+                _ => 1,
+            };
+            let (here, later) = (w.split_at(rows), sums.split_at_mut(rows));
             for first in (0..a.len()).step_by(2) {
                 // SAFETY: the caller's promise; `first` and what follows are inside.
                 unsafe {
-                    match (w.len(), a.len() - first) {
-                        (2, 1) => block::<2, 1>(w, a, first, len, sums),
-                        (2, _) => block::<2, 2>(w, a, first, len, sums),
-                        (_, 1) => block::<1, 1>(w, a, first, len, sums),
-                        (_, _) => block::<1, 2>(w, a, first, len, sums),
+                    match (rows, a.len() - first) {
+                        (4, 1) => block::<4, 1>(here.0, a, first, len, later.0),
+                        (4, _) => block::<4, 2>(here.0, a, first, len, later.0),
+                        (2, 1) => block::<2, 1>(here.0, a, first, len, later.0),
+                        (2, _) => block::<2, 2>(here.0, a, first, len, later.0),
+                        (_, 1) => block::<1, 1>(here.0, a, first, len, later.0),
+                        (_, _) => block::<1, 2>(here.0, a, first, len, later.0),
                     }
                 }
             }
+            (w, sums) = (here.1, later.1);
         }
     }
 

@@ -2,8 +2,8 @@
 //! fire need not be there.
 //!
 //! The law asks for more than the same sum: the same bits as the matrix with its rows in place, as [`Kernels::matmul`] computes them. That product adds value `i` of a row to
-//! running sum `i % 16`, in order, and then adds the 16 sums as a tree (`strip`). So here each lane is taken by itself: its columns in order, each added to the sums of a block of
-//! outputs at once; lanes follow each other in the order in which the tree has the fewest sums waiting, which are five. A column whose factor is zero would add
+//! running sum `i % 8`, in order, and then adds the 8 sums as a tree (`strip`). So here each lane is taken by itself: its columns in order, each added to the sums of a block of
+//! outputs at once; lanes follow each other in the order in which the tree has the fewest sums waiting, which are four. A column whose factor is zero would add
 //! zeros, and is left out.
 
 use super::ops::TypeOps;

@@ -67,7 +67,7 @@ pub mod avx2 {
     pub mod direct {
         use crate::kernels::ops::{DIRECT_ROWS, Direct};
         use crate::kernels::quants::avx2::{ahead, prefetch};
-        use crate::kernels::strip::{LANES, Narrow};
+        use crate::kernels::strip::{LANES, NARROW, Narrow};
         use std::arch::x86_64::*;
 
         pub const f32: Option<Direct> = Some(rows_f32);
@@ -92,7 +92,7 @@ pub mod avx2 {
             ($name:ident, $kind:ident, $bytes:literal) => {
                 #[target_feature(enable = "avx2,fma,f16c")]
                 unsafe fn $name(rows: &[*const u8; DIRECT_ROWS], a: &[f32], sums: &mut [Narrow; DIRECT_ROWS]) {
-                    let mut acc = [[_mm256_setzero_ps(); 2]; DIRECT_ROWS];
+                    let mut acc = [_mm256_setzero_ps(); DIRECT_ROWS];
                     for at in (0..a.len()).step_by(LANES) {
                         // SAFETY: 32 values from `at` on are inside the rows.
                         unsafe {
@@ -100,24 +100,19 @@ pub mod avx2 {
                             for row in rows {
                                 prefetch(row.wrapping_add(ahead), $bytes * LANES);
                             }
-                            for part in 0..2 {
-                                let at = at + 16 * part;
-                                let (low, high) = (_mm256_loadu_ps(a.as_ptr().add(at)), _mm256_loadu_ps(a.as_ptr().add(at + 8)));
+                            for part in 0..LANES / NARROW {
+                                let at = at + NARROW * part;
+                                let eight = _mm256_loadu_ps(a.as_ptr().add(at));
                                 // Iterators are not inlined into functions with target features in every build.
                                 for r in 0..DIRECT_ROWS {
-                                    let w = rows[r].add($bytes * at);
-                                    acc[r][0] = _mm256_fmadd_ps(load!($kind, w), low, acc[r][0]);
-                                    acc[r][1] = _mm256_fmadd_ps(load!($kind, w.add($bytes * 8)), high, acc[r][1]);
+                                    acc[r] = _mm256_fmadd_ps(load!($kind, rows[r].add($bytes * at)), eight, acc[r]);
                                 }
                             }
                         }
                     }
                     for r in 0..DIRECT_ROWS {
-                        // SAFETY: sixteen sums.
-                        unsafe {
-                            _mm256_storeu_ps(sums[r].0.as_mut_ptr(), acc[r][0]);
-                            _mm256_storeu_ps(sums[r].0.as_mut_ptr().add(8), acc[r][1]);
-                        }
+                        // SAFETY: eight sums.
+                        unsafe { _mm256_storeu_ps(sums[r].0.as_mut_ptr(), acc[r]) }
                     }
                 }
             };
