@@ -10,8 +10,6 @@ use std::marker::PhantomData;
 
 /// Weight bytes that a thread claims at a time: large against the cost of a claim, small against a layer.
 const CHUNK_BYTES: usize = 128 << 10;
-/// The same with many activation rows, which pass over each chunk: 16 rows of 16 KiB would have them come from the third-level cache for every 16 weight rows.
-const MANY_CHUNK_BYTES: usize = 1 << 20;
 /// Weight rows whose strips are decoded together on the float path: the activations come from the third-level cache or from memory once for them all.
 const ROWS: usize = 64;
 /// The same where there are few activation rows.
@@ -85,9 +83,10 @@ impl Jobs<'_, '_> {
     }
 }
 
-/// Weight rows in a claim, with `n` activation rows.
+/// Weight rows in a claim, with `n` activation rows. Many of those pass over each claim: with 16 rows of 16 KiB they would come from the third-level cache for every 16 weight rows.
 fn chunk_rows(w: &Matrix<'_>, row_bytes: usize, n: usize, threads: usize) -> usize {
-    let by_bytes = if n > FEW { MANY_CHUNK_BYTES } else { CHUNK_BYTES } / row_bytes.max(1);
+    let least = if n > FEW { ROWS } else { TILE_ROWS };
+    let by_bytes = (CHUNK_BYTES / row_bytes.max(1)).max(least);
     let by_threads = w.rows / (4 * threads);
     by_bytes.min(by_threads).next_multiple_of(TILE_ROWS).max(TILE_ROWS)
 }
