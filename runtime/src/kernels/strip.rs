@@ -218,7 +218,7 @@ pub(super) mod avx2 {
             let mut acc = [[_mm256_setzero_ps(); A]; R];
             for r in 0..R {
                 for j in 0..A {
-                    acc[r][j] = _mm256_load_ps(sums.get_unchecked(r).get_unchecked(first + j).0.as_ptr());
+                    acc[r][j] = _mm256_load_ps(sums[r][first + j].0.as_ptr());
                 }
             }
             for at in (0..len).step_by(2 * NARROW) {
@@ -227,7 +227,7 @@ pub(super) mod avx2 {
             }
             for r in 0..R {
                 for j in 0..A {
-                    _mm256_store_ps(sums.get_unchecked_mut(r).get_unchecked_mut(first + j).0.as_mut_ptr(), acc[r][j]);
+                    _mm256_store_ps(sums[r][first + j].0.as_mut_ptr(), acc[r][j]);
                 }
             }
         }
