@@ -14,7 +14,7 @@ use crate::predict::compute::{Compute, Timed};
 use crate::predict::drive::Drive;
 use crate::predict::hits::HitCurve;
 use crate::predict::neurons::Firing;
-use crate::predict::{Prediction, Predictor, Speeds, Three, UNHIDDEN, UNHIDDEN_DECODING, Work};
+use crate::predict::{Prediction, Predictor, Speeds, Three, UNHIDDEN_DECODING, UNHIDDEN_PROMPT, Work};
 use crate::threads::default_threads;
 use forebay_format::layout::MAGIC;
 use serde_json::{Value, json};
@@ -398,7 +398,8 @@ impl Forecast<'_> {
                 "request_bytes": s.drive.pace.request, "in_flight_bytes": s.drive.pace.in_flight, "read_bytes": s.drive.read_bytes,
                 "batches": s.drive.batches.iter().map(|&(experts, speed)| json!({ "experts": experts, "bytes_per_second": twice(speed) })).collect::<Vec<_>>(),
                 "sequential_bytes_per_second": twice(s.drive.sequential), "products": s.compute.products.iter().map(product).collect::<Vec<_>>(),
-                "unhidden": { "prompt": three(UNHIDDEN), "decode": { "low": UNHIDDEN_DECODING[0], "high": UNHIDDEN_DECODING[1] } }, "assumed": self.arguments.assume_disk.is_some() || self.arguments.assume_kernels.is_some(),
+                "unhidden": { "prompt": three(UNHIDDEN_PROMPT), "decode": { "low": UNHIDDEN_DECODING[0], "high": UNHIDDEN_DECODING[1] } },
+                "assumed": self.arguments.assume_disk.is_some() || self.arguments.assume_kernels.is_some(),
             },
             "decode": prediction(&o.decode), "prompt_tokens": self.arguments.prompt, "prompt": prediction(&o.prompt),
             "help": help, "curve": points,

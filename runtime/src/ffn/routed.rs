@@ -132,8 +132,8 @@ impl RoutedFfn {
     }
 
     /// The choices that this layer would make if its input were `scratch.normed`, into `scratch.ahead`, the likeliest first; how many. Asked before the
-    /// mixers of this layer and of `distance` layers before it have run, it is a guess, and only what it is sure of counts: see [`CERTAINTY`]. Without a coarse router the layer's trunk must be in
-    /// memory ([`Store::has_layer`]).
+    /// mixers of this layer and of `distance` layers before it have run, it is a guess, and only what it is sure of counts: see [`CERTAINTY`]. Without a coarse
+    /// router the layer's trunk must be in memory ([`Store::has_layer`]).
     pub fn guess(&self, step: &Step, store: &Store, scratch: &mut Scratch, distance: usize) -> usize {
         let Shape { hidden, experts, top_k, .. } = self.shape;
         let n = step.rows;

@@ -165,8 +165,9 @@ impl Activations {
         }
     }
 
-    /// The f32 values of row `i`, if weights that were loaded for meet them.
-    pub fn row(&self, i: usize) -> &[f32] {
+    /// The f32 values of row `i`, if [`Activations::has_floats`].
+    #[cfg(test)]
+    pub(super) fn row(&self, i: usize) -> &[f32] {
         &self.padded_row(i)[..self.cols]
     }
 

@@ -31,6 +31,13 @@ pub struct Job<'a> {
     pub out: &'a mut [f32],
 }
 
+impl Job<'_> {
+    /// Output rows.
+    fn rows(&self) -> usize {
+        self.picked.map_or(self.activations.rows(), <[u32]>::len)
+    }
+}
+
 /// A job as the threads see it.
 struct Shared<'a> {
     w: Matrix<'a>,
@@ -113,8 +120,7 @@ impl Kernels {
             if i.is_multiple_of(stride) {
                 marks[i / stride] = total;
             }
-            let n = job.picked.map_or(job.activations.rows(), <[u32]>::len);
-            total += chunks_of(&job.weights, self.check(job), n);
+            total += chunks_of(&job.weights, self.check(job), job.rows());
         }
         let marks = &marks[..jobs.len().div_ceil(stride)];
         let jobs = Jobs { first: jobs.as_mut_ptr(), len: jobs.len(), lent: PhantomData };
@@ -137,8 +143,7 @@ impl Kernels {
 
     /// Checks that the sizes of a job agree; bytes of a weight row.
     fn check(&self, job: &Job<'_>) -> usize {
-        let (w, a) = (&job.weights, job.activations);
-        let n = job.picked.map_or(a.rows(), <[u32]>::len);
+        let (w, a, n) = (&job.weights, job.activations, job.rows());
         assert_eq!(w.cols, a.cols(), "columns of weights and activations");
         assert_eq!(job.out.len(), n * w.rows, "{n} x {} results", w.rows);
         assert!(job.picked.is_none_or(|p| p.iter().all(|&i| (i as usize) < a.rows())), "picked rows");
@@ -255,7 +260,7 @@ fn float_rows(job: &Shared<'_>, ops: &Ops, of: &TypeOps, row_bytes: usize, rows:
 }
 
 /// What a block of `R` weight rows is worked on in.
-struct Bench<const R: usize> {
+struct Workspace<const R: usize> {
     strips: [Strip; R],
     sums: [[Narrow; GROUP]; R],
 }
@@ -263,11 +268,11 @@ struct Bench<const R: usize> {
 /// The float path, `R` weight rows at a time.
 fn float_blocks<const R: usize>(job: &Shared<'_>, ops: &Ops, of: &TypeOps, row_bytes: usize, rows: std::ops::Range<usize>) {
     // Once for all groups: beginning both anew for each took a tenth of a prompt.
-    let mut bench = Bench { strips: [Strip([0.0; STRIP]); R], sums: [[Narrow::ZERO; GROUP]; R] };
+    let mut work = Workspace { strips: [Strip([0.0; STRIP]); R], sums: [[Narrow::ZERO; GROUP]; R] };
     for first in rows.clone().step_by(R) {
         let block = first..(first + R).min(rows.end);
         for i in (0..job.n).step_by(GROUP) {
-            float_tile(job, (ops, of), row_bytes, block.clone(), i..(i + GROUP).min(job.n), &mut bench);
+            float_tile(job, (ops, of), row_bytes, block.clone(), i..(i + GROUP).min(job.n), &mut work);
         }
     }
 }
@@ -295,12 +300,12 @@ fn float_tile<const R: usize>(
     row_bytes: usize,
     rows: std::ops::Range<usize>,
     group: std::ops::Range<usize>,
-    bench: &mut Bench<R>,
+    work: &mut Workspace<R>,
 ) {
     let (block_len, block_bytes) = (job.w.qtype.block_len(), job.w.qtype.block_bytes());
     let mut pieces: [&[f32]; GROUP] = [&[]; GROUP];
     let n = group.len();
-    let (strips, sums) = (&mut bench.strips[..rows.len()], &mut bench.sums[..rows.len()]);
+    let (strips, sums) = (&mut work.strips[..rows.len()], &mut work.sums[..rows.len()]);
     sums.iter_mut().for_each(|sums| sums[..n].fill(Narrow::ZERO));
     for at in (0..job.w.cols).step_by(STRIP) {
         let len = STRIP.min(job.w.cols - at);

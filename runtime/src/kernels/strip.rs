@@ -80,22 +80,12 @@ pub(super) fn tile(w: &[Strip], a: &[&[f32]], len: usize, sums: &mut [[Narrow; G
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2 {
     use super::{GROUP, LANES, NARROW, Narrow, STRIP, Strip, Sums};
+    use crate::kernels::quants::prefetch_far;
     use std::arch::x86_64::*;
     use std::ops::Range;
 
     /// Activation rows that pass over all weight rows together: their strips, 24 KiB, stay in the first-level cache.
     const STAYING: usize = 24;
-    /// Bytes of a line.
-    const LINE: usize = 64;
-
-    /// Asks for `bytes` bytes at `at`, as far as the second-level cache; what lies there, if anything, does not matter.
-    #[inline(always)]
-    fn prefetch_far(at: *const u8, bytes: usize) {
-        for line in (0..bytes).step_by(LINE) {
-            // SAFETY: a prefetch of any address touches nothing that a program could see.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(line).cast()) };
-        }
-    }
 
     /// # Safety
     /// The machine has AVX2 and FMA; `a` is as long as `w`, a multiple of 32.
@@ -136,7 +126,7 @@ pub(super) mod avx2 {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn pass(w: &[Strip], a: &[&[f32]], acts: Range<usize>, len: usize, sums: &mut [[Narrow; GROUP]]) {
         // A part of the activations' next strips with every four weight rows: they lie in the third-level cache or in memory, a kilobyte here and there.
-        let ahead = (STRIP * size_of::<f32>()).div_ceil(w.len().div_ceil(4).max(1)).next_multiple_of(LINE);
+        let ahead = (STRIP * size_of::<f32>()).div_ceil(w.len().div_ceil(4).max(1)).next_multiple_of(64);
         let mut next = STRIP * size_of::<f32>();
         let (mut w, mut sums) = (w, sums);
         while !w.is_empty() {

@@ -20,14 +20,14 @@ use hits::HitCurve;
 use neurons::Firing;
 pub use work::Work;
 
-/// What a token takes beside products, recurrences and attention, as a share of those: norms, activations, choosing experts, handing work to threads. Medians of 16
-/// measured cases were 8 to 10% above the products alone (docs/LEARNED.md, 2026-11-26).
+/// What a token takes beside products, recurrences and attention, as a share of those: norms, activations, choosing experts, handing work to threads. Decoding
+/// was 10, 10 and 7% above the products alone in the medians of three tables of eight (docs/LEARNED.md, 2026-11-26).
 const REST: f64 = 0.10;
 /// A byte that is read goes through memory so many times before a kernel sees it: the drive's copy, and its being fetched for the sum.
 const TRAFFIC: f64 = 2.0;
 /// Part of the smaller of computing and reading that is not hidden behind the larger in a prompt: as expected, at best and at worst.
 /// Measured (docs/LEARNED.md, 2026-11-26): 0.02 to 0.16.
-pub const UNHIDDEN: Three = Three { low: 0.05, expected: 0.13, high: 0.4 };
+pub const UNHIDDEN_PROMPT: Three = Three { low: 0.05, expected: 0.13, high: 0.4 };
 /// The same of decoded tokens at best and at worst. What is expected is the root of the sum of squares, which leaves up to 0.41: 0.27 to 0.6 measured where they are about equal.
 pub const UNHIDDEN_DECODING: [f64; 2] = [0.05, 0.6];
 /// How far a short measurement may be from what the machine gives a minute later.
@@ -324,7 +324,7 @@ impl Predictor<'_> {
         };
         let expected = parts(self.hits.skew.expected, Reading::Again);
         let seconds = |skew: f64, reading: Reading, unhidden: f64| parts(skew, reading).seconds(unhidden);
-        let worst = |reading: Reading| seconds(self.hits.skew.low, reading, UNHIDDEN.high);
+        let worst = |reading: Reading| seconds(self.hits.skew.low, reading, UNHIDDEN_PROMPT.high);
         Prediction {
             hit_rate: Three { low: 0.0, expected: 0.0, high: 0.0 },
             groups: neurons::wanted(self.firing, plan, step),
@@ -335,8 +335,8 @@ impl Predictor<'_> {
             taking_in: expected.taking_in,
             rate: Three {
                 low: 1.0 / (worst(Reading::First).max(worst(Reading::Again)) * (1.0 + WAVERING)),
-                expected: 1.0 / expected.seconds(UNHIDDEN.expected),
-                high: 1.0 / (seconds(self.hits.skew.high, Reading::Again, UNHIDDEN.low) * (1.0 - WAVERING)),
+                expected: 1.0 / expected.seconds(UNHIDDEN_PROMPT.expected),
+                high: 1.0 / (seconds(self.hits.skew.high, Reading::Again, UNHIDDEN_PROMPT.low) * (1.0 - WAVERING)),
             },
         }
     }

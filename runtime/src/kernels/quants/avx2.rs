@@ -204,9 +204,20 @@ pub(super) fn ahead(b: usize, blocks: usize, bytes: usize, abreast: usize) -> us
 /// Asks for the `bytes` bytes at `at`; what lies there, if anything, does not matter.
 #[inline(always)]
 pub(super) fn prefetch(at: *const u8, bytes: usize) {
+    ask::<_MM_HINT_T0>(at, bytes);
+}
+
+/// As [`prefetch`], as far as the second-level cache.
+#[inline(always)]
+pub(in crate::kernels) fn prefetch_far(at: *const u8, bytes: usize) {
+    ask::<_MM_HINT_T1>(at, bytes);
+}
+
+#[inline(always)]
+fn ask<const HINT: i32>(at: *const u8, bytes: usize) {
     for line in (0..bytes).step_by(64) {
         // SAFETY: a prefetch of any address touches nothing that a program could see.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(line).cast()) };
+        unsafe { _mm_prefetch::<HINT>(at.wrapping_add(line).cast()) };
     }
 }
 

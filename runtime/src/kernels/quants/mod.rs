@@ -46,6 +46,8 @@ mod tq2_0;
 mod turned;
 
 #[cfg(target_arch = "x86_64")]
+pub(super) use avx2::prefetch_far;
+#[cfg(target_arch = "x86_64")]
 pub use passes::prepare_thread;
 
 /// Kernels of this architecture keep nothing for a thread.
