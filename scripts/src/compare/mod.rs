@@ -9,6 +9,7 @@ use table::Table;
 struct Request {
     gguf: String,
     llama_bench: String,
+    ik_llama_bench: Option<String>,
     limits: Vec<String>,
     prompts: Vec<String>,
     tokens: String,
@@ -16,8 +17,7 @@ struct Request {
     mmap: bool,
 }
 
-const USAGE: &str =
-    "usage: cargo x compare GGUF --llama-bench PATH [--limits 8G,4G] [--prompts 64,256,512] [--tokens 48] [--runs 3] [--no-mmap]";
+const USAGE: &str = "usage: cargo x compare GGUF --llama-bench PATH [--ik-llama-bench PATH] [--limits 8G,4G] [--prompts 64,256,512] [--tokens 48] [--runs 3] [--no-mmap]";
 
 /// Parses the arguments, measures, and prints a table.
 pub fn run(arguments: &[String]) -> Result<()> {
@@ -27,15 +27,22 @@ pub fn run(arguments: &[String]) -> Result<()> {
     let mut table = Table::default();
     for round in 1..=request.runs {
         eprintln!("round {round} of {}", request.runs);
-        in_ram(&request, &mut table)?;
-        for limit in &request.limits {
+        in_ram(&request, "llama.cpp", &request.llama_bench, &["-lm", "none"], &mut table)?;
+        if let Some(ik) = &request.ik_llama_bench {
+            in_ram(&request, "ik_llama.cpp", ik, &["-rtr", "1"], &mut table)?;
+        }
+        for (i, limit) in request.limits.iter().enumerate() {
             let run = measure::forebay(&pack, limit, &["-p", "0", "-n", &request.tokens])?;
             table.forebay(&format!("decode, {limit}"), &run, "warm", &drive(&pack, &run, "warm")?);
+            if i == 0 {
+                table.computing_alone("decode", &run, "warm");
+            }
         }
         if let Some(limit) = request.limits.first() {
             for prompt in &request.prompts {
                 let run = measure::forebay(&pack, limit, &["-p", prompt, "-n", "0"])?;
                 table.forebay(&format!("prompt of {prompt}, cold, {limit}"), &run, "prompt", &drive(&pack, &run, "prompt")?);
+                table.computing_alone(&format!("prompt of {prompt}"), &run, "prompt");
             }
             if request.mmap {
                 mapped(&request, limit, &mut table)?;
@@ -51,6 +58,7 @@ fn parse(arguments: &[String]) -> Result<Request> {
     let mut request = Request {
         gguf: String::new(),
         llama_bench: String::new(),
+        ik_llama_bench: None,
         limits: list("8G,4G"),
         prompts: list("64,256,512"),
         tokens: "48".into(),
@@ -62,6 +70,7 @@ fn parse(arguments: &[String]) -> Result<Request> {
         let mut value = || rest.next().cloned().with_context(|| format!("{a} needs a value"));
         match a.as_str() {
             "--llama-bench" => request.llama_bench = value()?,
+            "--ik-llama-bench" => request.ik_llama_bench = Some(value()?),
             "--limits" => request.limits = list(&value()?),
             "--prompts" => request.prompts = list(&value()?),
             "--tokens" => request.tokens = value()?,
@@ -77,20 +86,19 @@ fn parse(arguments: &[String]) -> Result<Request> {
     Ok(request)
 }
 
-/// llama.cpp with all weights in memory and its default repacking.
-fn in_ram(request: &Request, table: &mut Table) -> Result<()> {
-    let prompts: Vec<&String> = request.prompts.iter().filter(|p| p.parse().is_ok_and(|n: u32| n <= 256)).collect();
-    let mut arguments = vec!["-lm", "none", "-n", "32"];
-    let joined = prompts.iter().map(|p| p.as_str()).collect::<Vec<_>>().join(",");
-    arguments.extend(["-p", if joined.is_empty() { "0" } else { &joined }]);
-    let run = measure::llama_bench(&request.llama_bench, &request.gguf, None, &arguments)?;
+/// llama.cpp, or its relative ik_llama.cpp, with all weights in memory and repacked as it reads them.
+fn in_ram(request: &Request, name: &str, program: &str, repacked: &[&str], table: &mut Table) -> Result<()> {
+    let prompts = if request.prompts.is_empty() { "0".to_string() } else { request.prompts.join(",") };
+    let arguments = [repacked, &["-n", "32", "-p", &prompts]].concat();
+    let run = measure::llama_bench(program, &request.gguf, None, &arguments)?;
     for test in run.report.as_array().into_iter().flatten() {
         let count = |key: &str| test[key].as_u64().unwrap_or(0);
-        let name = match (count("n_prompt"), count("n_gen")) {
+        let work = match (count("n_prompt"), count("n_gen")) {
             (0, _) => "decode".to_string(),
             (prompt, _) => format!("prompt of {prompt}"),
         };
-        table.speed(&format!("llama.cpp in RAM, {name}"), test["avg_ts"].as_f64().context("llama-bench's report has no avg_ts")?, None);
+        let speed = test["avg_ts"].as_f64().context("llama-bench's report has no avg_ts")?;
+        table.speed(&format!("{name} in RAM, {work}"), speed, None);
     }
     Ok(())
 }

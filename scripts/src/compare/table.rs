@@ -49,6 +49,13 @@ impl Table {
         row.peak.extend(run.peak);
     }
 
+    /// The same tokens with everything said to be in memory, nothing read.
+    pub fn computing_alone(&mut self, work: &str, run: &Measured, phase: &str) {
+        let number = |key: &str| run.number(&format!("/median/{phase}/{key}"));
+        let speed = number("tokens").zip(number("compute_only_seconds")).map(|(tokens, seconds)| tokens / seconds);
+        self.row(&format!("forebay computing alone, {work}")).speed.extend(speed);
+    }
+
     /// Markdown; the ratio is to the first row with the same work.
     pub fn text(self, runs: usize) -> String {
         let mut text = format!(
@@ -81,9 +88,12 @@ mod tests {
         }
         table.speed("forebay, decode, 8G", 6.0, Some(2e9));
         table.speed("forebay, prompt of 64, cold, 8G", 6.0, None);
+        let report = serde_json::json!({"median": {"warm": {"tokens": 8, "compute_only_seconds": 2.0}}});
+        table.computing_alone("decode", &Measured { report, peak: None }, "warm");
         let text = table.text(3);
         assert!(text.contains("| llama.cpp in RAM, decode | 3.00 (2.00 to 4.00) | 1.00x |"), "{text}");
         assert!(text.contains("| forebay, decode, 8G | 6.00 | 2.00x |") && text.contains("| 2.00 |\n"), "{text}");
         assert!(text.contains("| forebay, prompt of 64, cold, 8G | 6.00 | - |"), "{text}");
+        assert!(text.contains("| forebay computing alone, decode | 4.00 | 1.33x |"), "{text}");
     }
 }
