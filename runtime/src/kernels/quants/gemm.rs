@@ -78,8 +78,16 @@ fn sums_of(v: [__m256i; 8]) -> __m256i {
     _mm256_add_epi32(_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high))
 }
 
+/// Sums of four vectors: lane `i` of the result is the sum of vector `i`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn sums_of_four(v: [__m256i; 4]) -> __m128i {
+    let halves = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
+    _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves))
+}
+
 /// Rows side by side with one activation row.
-const ABREAST: usize = 4;
+pub(super) const ABREAST: usize = 4;
 
 /// Products of one activation row.
 ///

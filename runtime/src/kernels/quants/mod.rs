@@ -19,10 +19,14 @@ mod iq3_s;
 mod iq3_xxs;
 mod iq4_nl;
 mod iq4_xs;
+#[cfg(target_arch = "x86_64")]
+mod k_header;
 mod mxfp4;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod nvfp4;
+#[cfg(target_arch = "x86_64")]
+mod packed;
 #[cfg(target_arch = "x86_64")]
 mod passes;
 #[cfg(target_arch = "x86_64")]

@@ -14,37 +14,44 @@ pub mod avx2 {
     use forebay_format::quant::mxfp4::{LEVELS, half_scale};
     use std::arch::x86_64::*;
 
-    x86::small!(17, Min::Signed, Panel::Bytes(4), 12, turned);
+    x86::small!(17, Min::Signed, Panel::Bytes(4), 12, packed);
+
+    /// The levels, unsigned.
+    const UNSIGNED: [i8; 16] = {
+        let mut levels = LEVELS;
+        let mut i = 0;
+        while i < 16 {
+            levels[i] += 12;
+            i += 1;
+        }
+        levels
+    };
+
+    impl packed::Packed for Type {
+        const VALUES: usize = 1;
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn unsigned(halves: __m256i) -> __m256i {
+            x86::look_up(&UNSIGNED, halves)
+        }
+    }
 
     impl turned::TurnedSmall for Type {
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn scale(rows: &Eight, at: usize) -> __m256 {
-            // SAFETY: the caller's promise.
-            let exponent = |r: usize| unsafe { u64::from(*rows[r].add(at)) << (8 * r) };
-            // Put together outside the vector units, which have enough to do.
-            let low = (exponent(0) | exponent(1)) | (exponent(2) | exponent(3));
-            let high = (exponent(4) | exponent(5)) | (exponent(6) | exponent(7));
-            let e = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((low | high) as i64));
-            // As `half_scale`: the two smallest are subnormal.
+            // SAFETY: the caller's promise; a block is longer than sixteen bytes.
+            let e = _mm256_cvtepu8_epi32(unsafe { turned::bytes_at(rows, at) });
+            // As `half_scale`: the two smallest are subnormal, and what the shift makes of them is zero or less.
             let normal = _mm256_slli_epi32::<23>(_mm256_sub_epi32(e, _mm256_set1_epi32(1)));
-            let small = _mm256_sllv_epi32(_mm256_set1_epi32(0x0020_0000), e);
-            let is_normal = _mm256_cmpgt_epi32(e, _mm256_set1_epi32(1));
-            _mm256_castsi256_ps(_mm256_blendv_epi8(small, normal, is_normal))
+            let small = _mm256_sllv_epi32(_mm256_set1_epi32(0x0020_0000), _mm256_min_epi32(e, _mm256_set1_epi32(2)));
+            _mm256_castsi256_ps(_mm256_max_epi32(normal, small))
         }
 
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn values(rows: &Eight, at: usize) -> [Run; 2] {
-            const UNSIGNED: [i8; 16] = {
-                let mut levels = LEVELS;
-                let mut i = 0;
-                while i < 16 {
-                    levels[i] += 12;
-                    i += 1;
-                }
-                levels
-            };
             // SAFETY: sixteen bytes of values.
             let packed = unsafe { gemm::turn(rows, at + 1) };
             [turned::look_up(&UNSIGNED, turned::bits::<0>(packed, 15)), turned::look_up(&UNSIGNED, turned::bits::<4>(packed, 15))]

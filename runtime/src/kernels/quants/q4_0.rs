@@ -12,7 +12,7 @@ pub mod avx2 {
     use crate::kernels::quants::avx2::{self as x86, Min, Small};
     use std::arch::x86_64::*;
 
-    x86::small!(18, Min::Signed, Panel::Bytes(8), 8, turned);
+    x86::small!(18, Min::Signed, Panel::Bytes(8), 8, packed);
 
     impl turned::TurnedSmall for Type {
         #[inline]
@@ -28,6 +28,16 @@ pub mod avx2 {
             // SAFETY: sixteen bytes of values.
             let packed = unsafe { gemm::turn(rows, at + 2) };
             [turned::bits::<0>(packed, 15), turned::bits::<4>(packed, 15)]
+        }
+    }
+
+    impl packed::Packed for Type {
+        const VALUES: usize = 2;
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn unsigned(halves: __m256i) -> __m256i {
+            halves
         }
     }
 

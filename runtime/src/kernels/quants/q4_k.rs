@@ -17,9 +17,10 @@ plain::kernels!(dot_large, Q4_K, super::unpack);
 #[cfg(target_arch = "x86_64")]
 pub mod avx2 {
     use crate::kernels::quants::avx2::{self as x86, Large, Min};
+    use crate::kernels::quants::k_header;
     use std::arch::x86_64::*;
 
-    x86::large!(144, Min::Float, Panel::Bytes(8), 32, turned);
+    x86::large!(144, Min::Float, Panel::Bytes(8), 32, turned, k_header::one::<Type>);
 
     impl turned::TurnedLarge for Type {
         const RUNS: usize = 2;
@@ -46,15 +47,31 @@ pub mod avx2 {
         }
     }
 
+    impl k_header::KHeader for Type {
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn values(block: *const u8) -> [__m256i; 8] {
+            // SAFETY: there is a block.
+            values(unsafe { &*block.cast() })
+        }
+    }
+
+    /// The values of a block, 32 a group.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    pub(in crate::kernels::quants) fn unpack(block: &[u8; 144]) -> Large {
-        let (scale, min) = x86::scales_mins(block);
+    fn values(block: &[u8; 144]) -> [__m256i; 8] {
         let mut q = [_mm256_setzero_si256(); 8];
         for (k, q) in q.iter_mut().enumerate() {
             *q = x86::bits(x86::load(block, 16 + 32 * (k / 2)), 4 * (k % 2), 15);
         }
-        Large { q, scale, min, d: x86::half(block, 0), dmin: x86::half(block, 2) }
+        q
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(in crate::kernels::quants) fn unpack(block: &[u8; 144]) -> Large {
+        let (scale, min) = x86::scales_mins(block);
+        Large { q: values(block), scale, min, d: x86::half(block, 0), dmin: x86::half(block, 2) }
     }
 }
 

@@ -16,9 +16,10 @@ plain::kernels!(dot_large, Q5_K, super::unpack);
 #[cfg(target_arch = "x86_64")]
 pub mod avx2 {
     use crate::kernels::quants::avx2::{self as x86, Large, Min};
+    use crate::kernels::quants::k_header;
     use std::arch::x86_64::*;
 
-    x86::large!(176, Min::Float, Panel::Bytes(4), 32, turned);
+    x86::large!(176, Min::Float, Panel::Bytes(4), 32, turned, k_header::one::<Type>);
 
     impl turned::TurnedLarge for Type {
         const RUNS: usize = 2;
@@ -51,17 +52,33 @@ pub mod avx2 {
         }
     }
 
+    impl k_header::KHeader for Type {
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn values(block: *const u8) -> [__m256i; 8] {
+            // SAFETY: there is a block.
+            values(unsafe { &*block.cast() })
+        }
+    }
+
+    /// The values of a block, 32 a group.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    pub(in crate::kernels::quants) fn unpack(block: &[u8; 176]) -> Large {
-        let (scale, min) = x86::scales_mins(block);
+    fn values(block: &[u8; 176]) -> [__m256i; 8] {
         let high = x86::load(block, 16);
         let mut q = [_mm256_setzero_si256(); 8];
         for (k, q) in q.iter_mut().enumerate() {
             let low = x86::bits(x86::load(block, 48 + 32 * (k / 2)), 4 * (k % 2), 15);
             *q = _mm256_or_si256(low, x86::raised(x86::bits(high, k, 1), 1, 4));
         }
-        Large { q, scale, min, d: x86::half(block, 0), dmin: x86::half(block, 2) }
+        q
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(in crate::kernels::quants) fn unpack(block: &[u8; 176]) -> Large {
+        let (scale, min) = x86::scales_mins(block);
+        Large { q: values(block), scale, min, d: x86::half(block, 0), dmin: x86::half(block, 2) }
     }
 }
 

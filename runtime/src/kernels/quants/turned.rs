@@ -1,12 +1,9 @@
 //! Types whose blocks are turned as they are read, with AVX2: four bytes of each of eight rows make a vector, lane `r` belongs to row `r`, and bits are taken apart afterwards, for
-//! eight rows at once: half the instructions of unpacking rows by themselves and turning what comes out. For blocks of 32 that pays with one activation row as well (91 instructions
-//! instead of 176 for 256 weights of `q4_0`), for blocks of 256 it does not (`q4_k` 103 instead of 105, `q6_k` 176 instead of 105): their scales take as many to turn.
+//! eight rows at once: half the instructions of unpacking rows by themselves and turning what comes out. With one activation row it does not pay: in blocks of 256 the scales take as
+//! many to turn (`q4_k` 103 instructions instead of 105 for 256 weights, `q6_k` 176 instead of 105), and for blocks of 32 see [`packed`](super::packed).
 
-use super::super::blocks::QRow;
-use super::super::ops::TILE_ROWS;
 use super::avx2 as x86;
 use super::gemm::{LargeType, Panel, Rows, SmallType, Strip, halves, turn, widened};
-use super::passes::everywhere;
 use std::arch::x86_64::*;
 
 /// Eight of a tile's rows.
@@ -66,15 +63,36 @@ pub(super) fn halves_of<const HIGH: bool>(words: __m256i) -> __m256 {
 /// The half at byte `at` of each row.
 ///
 /// # Safety
-/// The machine has AVX2, FMA and F16C; the rows have it.
+/// The machine has AVX2, FMA and F16C; sixteen bytes from `at` on are inside each row.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn halves_at(rows: &Eight, at: usize) -> __m256 {
     // SAFETY: the caller's promise.
-    let half = |r: usize| unsafe { u64::from(rows[r].add(at).cast::<u16>().read_unaligned()) << (16 * (r % 4)) };
-    // Put together outside the vector units, which have enough to do.
-    let (low, high) = ((half(0) | half(1)) | (half(2) | half(3)), (half(4) | half(5)) | (half(6) | half(7)));
-    _mm256_cvtph_ps(_mm_set_epi64x(high as i64, low as i64))
+    let two = |r: usize| unsafe { _mm_unpacklo_epi16(load16(rows, r, at), load16(rows, r + 1, at)) };
+    let (low, high) = (_mm_unpacklo_epi32(two(0), two(2)), _mm_unpacklo_epi32(two(4), two(6)));
+    _mm256_cvtph_ps(_mm_unpacklo_epi64(low, high))
+}
+
+/// Byte `at` of each row, in the low half. (Whole vectors are loaded and zipped: half the instructions of putting the bytes together one by one.)
+///
+/// # Safety
+/// As [`halves_at`].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn bytes_at(rows: &Eight, at: usize) -> __m128i {
+    // SAFETY: the caller's promise.
+    let two = |r: usize| unsafe { _mm_unpacklo_epi8(load16(rows, r, at), load16(rows, r + 1, at)) };
+    _mm_unpacklo_epi32(_mm_unpacklo_epi16(two(0), two(2)), _mm_unpacklo_epi16(two(4), two(6)))
+}
+
+/// Sixteen bytes of row `r`.
+///
+/// # Safety
+/// As [`halves_at`].
+#[inline(always)]
+unsafe fn load16(rows: &Eight, r: usize, at: usize) -> __m128i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm_loadu_si128(rows[r].add(at).cast()) }
 }
 
 /// `(v >> SHIFT) & mask` in every byte.
@@ -170,44 +188,6 @@ pub(super) fn signed_scales<const SHIFT: i32>(quarters: Run, d: __m256) -> Head 
         head.min[2 * i + 1] = _mm256_slli_epi16::<SHIFT>(word(2, 3));
     }
     head
-}
-
-/// Products of one activation row. Only for [`Panel::Bytes`].
-///
-/// # Safety
-/// The machine has AVX2, FMA and F16C; the rows have `blocks` blocks each and the activation row as many values.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn one_small<W: TurnedSmall>(rows: &Rows, blocks: usize, acts: &[QRow<'_>], out: &mut [[f32; TILE_ROWS]]) {
-    let a = &acts[0];
-    debug_assert!(a.d.len() == blocks && a.q.len() == 32 * blocks && a.sums.len() == blocks);
-    let chunk = if let Panel::Bytes(chunk) = W::PANEL { chunk } else { 1 };
-    let ones = _mm256_set1_epi16(1);
-    for (rows, out) in halves(rows).iter().zip(out[0].as_chunks_mut::<8>().0) {
-        let mut total = _mm256_setzero_ps();
-        for b in 0..blocks {
-            // SAFETY: block `b` is inside the rows and the activation row.
-            unsafe {
-                if b % 4 == 0 {
-                    let ahead = x86::ahead(b, blocks, W::BYTES, 8);
-                    rows.iter().for_each(|row| x86::prefetch(row.wrapping_add(ahead), 4 * W::BYTES));
-                }
-                let q = a.q.as_ptr().add(32 * b);
-                let mut dots = _mm256_set1_epi32(-i32::from(W::OFFSET) * i32::from(*a.sums.get_unchecked(b)));
-                let mut sum = _mm256_setzero_si256();
-                for (step, &w) in W::values(rows, b * W::BYTES).as_flattened().iter().enumerate() {
-                    let product = _mm256_maddubs_epi16(w, everywhere(q.add(4 * step)));
-                    sum = if step % chunk == 0 { product } else { _mm256_add_epi16(sum, product) };
-                    if step % chunk == chunk - 1 {
-                        dots = _mm256_add_epi32(dots, _mm256_madd_epi16(sum, ones));
-                    }
-                }
-                let d = _mm256_mul_ps(W::scale(rows, b * W::BYTES), _mm256_set1_ps(*a.d.get_unchecked(b)));
-                total = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(dots), total);
-            }
-        }
-        // SAFETY: eight values.
-        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), total) };
-    }
 }
 
 /// Turns block `b` of sixteen rows.
