@@ -209,7 +209,7 @@ pub(super) fn prefetch(at: *const u8, bytes: usize) {
 }
 
 /// As [`prefetch`], between the reads before and after it, where the compiler moves the other to wherever it likes. Sixteen prefetches in a row every fourth block of eight rows cost
-/// `q4_0` a quarter of its speed from memory (one thread, 11 GB/s instead of 14, where adding numbers up gets 13), and nothing from cache.
+/// `q4_0` a fifth of its speed from memory (one thread, 11 GB/s instead of 14, where adding numbers up gets 13), and nothing from cache.
 #[inline(always)]
 pub(super) fn prefetch_here(at: *const u8, bytes: usize) {
     for line in (0..bytes).step_by(64) {
