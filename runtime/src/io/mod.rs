@@ -9,6 +9,8 @@ pub mod open;
 pub mod pread;
 pub mod queue;
 #[cfg(target_os = "linux")]
+mod short_slice;
+#[cfg(target_os = "linux")]
 pub mod uring;
 
 use std::io;

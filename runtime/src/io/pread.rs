@@ -71,6 +71,8 @@ impl PreadPool {
 }
 
 fn work(file: &File, shared: &Shared, after: AfterRead) {
+    #[cfg(target_os = "linux")]
+    super::short_slice::ask();
     let mut state = shared.lock();
     loop {
         if state.stop {

@@ -13,7 +13,7 @@ use io_uring::types::{Fd, Fixed};
 use io_uring::{IoUring, opcode, squeue};
 
 use super::lineup::Lineup;
-use super::{Completion, DEPTH, DiskIo, Piece};
+use super::{Completion, DEPTH, DiskIo, Piece, short_slice};
 
 /// The kernel takes registered buffers of at most this length.
 const MAX_REGISTERED: usize = 1 << 30;
@@ -156,6 +156,7 @@ impl Server<'_> {
 }
 
 fn serve(shared: &Shared) {
+    short_slice::ask();
     let mut server = Server { shared, started: [None; DEPTH], in_flight: 0, armed: false };
     if let Err(e) = server.run() {
         shared.lock().failed = Some(e.kind());

@@ -83,6 +83,18 @@ struct Landed {
     sums: std::result::Result<(), FormatError>,
 }
 
+/// Chunks of a delivery that one thread checks.
+struct Check {
+    /// Place of the delivery.
+    landed: usize,
+    /// Where the chunks begin, in the bundle.
+    starts: Range<u64>,
+    sums: std::result::Result<(), FormatError>,
+}
+
+/// Bytes of a delivery that one thread checks at a time. Where experts come one by one, each as one delivery, a thread that checks all of it has the others wait: 0.2 ms for 1.7 MB.
+const CHECK_BYTES: usize = 256 << 10;
+
 /// A queue that checks what it reads.
 pub(crate) struct Reader {
     pub queue: Queue,
@@ -97,6 +109,7 @@ pub(crate) struct Reader {
     fetches: Vec<Fetch>,
     free: Vec<u32>,
     landed: Vec<Landed>,
+    checks: Vec<Check>,
     /// Deliveries given up: tag and memory.
     dropped: Vec<(u64, Lease)>,
 }
@@ -113,6 +126,7 @@ impl Reader {
             fetches: Vec::with_capacity(fetches.max(DEPTH)),
             free: Vec::with_capacity(fetches.max(DEPTH)),
             landed: Vec::with_capacity(DEPTH),
+            checks: Vec::with_capacity(DEPTH),
             dropped: Vec::with_capacity(DEPTH),
         }
     }
@@ -255,9 +269,33 @@ impl Reader {
             self.landed.push(Landed { done, id: fetch.id, bundles: fetch.bundles, part, sums: Ok(()) });
         }
         if self.check {
-            pool.split(&mut self.landed, 1, &|_, landed, _| landed.iter_mut().for_each(|l| l.check(pack)));
+            self.check_landed(pack, pool);
         }
         Ok(!self.landed.is_empty())
+    }
+
+    /// Checks the sums of what has landed, a few chunks to a thread at a time.
+    fn check_landed(&mut self, pack: &Pack, pool: &Pool) {
+        let Reader { landed, checks, .. } = self;
+        for (place, delivery) in landed.iter().enumerate().filter(|(_, l)| l.done.result.is_ok()) {
+            let part = delivery.part.clone();
+            // Neighbours among neuron groups are short, and each has its own sums.
+            let each = if delivery.bundles > 1 { usize::MAX } else { CHECK_BYTES };
+            let starts = part.clone().step_by(each).map(|start| start..start.saturating_add(each as u64).min(part.end));
+            checks.extend(starts.map(|starts| Check { landed: place, starts, sums: Ok(()) }));
+        }
+        let deliveries = &*landed;
+        pool.split(checks, 1, &|_, checks, _| {
+            for check in checks {
+                check.sums = deliveries[check.landed].check(pack, check.starts.clone());
+            }
+        });
+        for Check { landed: place, sums, .. } in checks.drain(..) {
+            let delivery = &mut landed[place];
+            if delivery.sums.is_ok() {
+                delivery.sums = sums;
+            }
+        }
     }
 
     /// The next of the deliveries collected. One whose sums do not match is read once more first.
@@ -285,24 +323,23 @@ impl Reader {
 }
 
 impl Landed {
-    fn check(&mut self, pack: &Pack) {
-        if self.done.result.is_err() {
-            return;
-        }
+    /// Compares the sums of the chunks that begin in `starts`, for neighbours in one delivery those of all.
+    fn check(&self, pack: &Pack, starts: Range<u64>) -> std::result::Result<(), FormatError> {
         let block = &pack.superblock;
         let bytes = usize::try_from(self.part.end - self.part.start).ok().and_then(|n| self.done.lease.bytes().get(..n));
-        let check = |id, part, bytes: &[u8]| {
-            let record = pack.index.get(id)?;
-            pack.index.check_part(record, &block.pack_id, block.chunk_bytes, part, bytes)
-        };
         let bytes = bytes.unwrap_or_default();
+        let check = |id, starts, bytes: &[u8]| {
+            let record = pack.index.get(id)?;
+            pack.index.check_part(record, &block.pack_id, block.chunk_bytes, starts, bytes)
+        };
         if self.bundles == 1 {
-            self.sums = check(self.id, self.part.clone(), bytes);
-            return;
+            // The last chunk may end behind `starts`.
+            let from = usize::try_from(starts.start - self.part.start).ok();
+            return check(self.id, starts, from.and_then(|from| bytes.get(from..)).unwrap_or_default());
         }
         let length = bytes.len() / self.bundles as usize;
         let ids = (0..self.bundles).map(|i| BundleId { ordinal: self.id.ordinal + i, ..self.id });
-        self.sums = ids.zip(bytes.chunks(length.max(1))).try_for_each(|(id, bytes)| check(id, 0..length as u64, bytes));
+        ids.zip(bytes.chunks(length.max(1))).try_for_each(|(id, bytes)| check(id, 0..length as u64, bytes))
     }
 }
 
