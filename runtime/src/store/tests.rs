@@ -347,6 +347,22 @@ fn a_damaged_trunk_stops_the_start() {
     assert_eq!(error.exit_code(), 3);
 }
 
+/// A delivery longer than what one thread checks, of slices whose chunks end anywhere in it.
+#[test]
+fn damage_anywhere_in_a_long_delivery_is_found() {
+    let tiny = TinyPack::of(&Sizes { hidden: 1024, inner: 512, experts: &[2], slice_rows: 112 });
+    let record = *tiny.open().index.get(BundleId::expert(0, 1)).unwrap();
+    assert!(record.length > 4 * (256 << 10));
+    let places = (0..record.length).step_by(60_000).chain([record.length - 1]);
+    for bad_bit in places.map(|at| record.offset + at) {
+        let mut store = tiny.faulty(2, Faults { bad_bit: Some(bad_bit), ..Faults::default() }, 1).unwrap();
+        store.set_pace(Pace { request: 4 << 20, ..Pace::default() });
+        hold(&mut store, 0, &[0]).unwrap();
+        let error = hold(&mut store, 0, &[1]).err().unwrap_or_else(|| panic!("the bit at {bad_bit}")).to_string();
+        assert!(error.contains("checksum of layer 0 expert 1"), "{error}");
+    }
+}
+
 #[test]
 fn a_bundle_in_the_wrong_place_is_caught() {
     let tiny = TinyPack::new();
