@@ -352,7 +352,7 @@ fn a_damaged_trunk_stops_the_start() {
 fn damage_anywhere_in_a_long_delivery_is_found() {
     let tiny = TinyPack::of(&Sizes { hidden: 1024, inner: 512, experts: &[2], slice_rows: 112 });
     let record = tiny.open().index.get(BundleId::expert(0, 1)).unwrap().clone();
-    assert!(record.length > 4 * (256 << 10));
+    assert!(record.length > 4 * reader::CHECK_BYTES as u64);
     let places = (0..record.length).step_by(60_000).chain([record.length - 1]);
     for bad_bit in places.map(|at| record.offset + at) {
         let mut store = tiny.faulty(2, Faults { bad_bit: Some(bad_bit), ..Faults::default() }, 1).unwrap();
