@@ -13,12 +13,13 @@ pub mod neurons;
 pub mod quant;
 pub mod reference;
 pub mod shapes;
+pub mod tiling;
 pub mod validate;
 pub mod validate_pack;
 
 pub use error::FormatError;
 pub use layout::index::{BundleId, GLOBAL, Index, Kind, Layout, Record};
-pub use layout::manifest::Manifest;
+pub use layout::manifest::{Manifest, Tiling};
 pub use layout::superblock::Superblock;
 pub use model::ModelSpec;
 pub use quant::QuantType;

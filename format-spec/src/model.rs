@@ -470,3 +470,28 @@ pub enum Role {
     /// `[1, hidden]`, the scalar gate of the shared expert.
     SharedExpertGate,
 }
+
+impl Role {
+    /// A matrix that is only ever multiplied with activations, so that its rows may be interleaved. Others are looked up row by row, added, or read in parts.
+    pub fn is_projection(self) -> bool {
+        use Role::*;
+        matches!(
+            self,
+            Head | Q
+                | K
+                | V
+                | O
+                | DeltaQkv
+                | DeltaZ
+                | DeltaB
+                | DeltaA
+                | DeltaOut
+                | FfnGate
+                | FfnUp
+                | FfnDown
+                | SharedGate
+                | SharedUp
+                | SharedDown
+        )
+    }
+}

@@ -3,13 +3,14 @@
 
 use crate::error::FormatError;
 use crate::layout::index::{BundleId, Index, Kind, Record, check_blake3};
-use crate::layout::manifest::{self, ExpertSlice, MAX_STORED_BYTES, Manifest};
+use crate::layout::manifest::{self, ExpertSlice, MAX_STORED_BYTES, Manifest, Tiling};
 use crate::layout::source::{self, NamedBytes};
 use crate::layout::superblock::{Section, Superblock, hex};
 use crate::layout::{SUPERBLOCK_BYTES, index::MAX_INDEX_BYTES};
 use crate::model::{Ffn, Role};
 use crate::neurons::GroupShape;
 use crate::quant::QuantType;
+use crate::tiling::deinterleave;
 use crate::validate_pack;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -56,6 +57,20 @@ pub struct Matrix {
     pub cols: u32,
     /// `rows * qtype.row_bytes(cols)` bytes.
     pub bytes: Vec<u8>,
+}
+
+impl Matrix {
+    /// Takes more rows, stored as `tiling` says.
+    fn push(&mut self, rows: &[u8], tiling: Tiling) {
+        match (tiling, self.qtype.row_bytes(self.cols as usize)) {
+            (Tiling::Dwords16, Some(row_bytes)) => {
+                let start = self.bytes.len();
+                self.bytes.resize(start + rows.len(), 0);
+                deinterleave(row_bytes, rows, &mut self.bytes[start..]);
+            }
+            _ => self.bytes.extend_from_slice(rows),
+        }
+    }
 }
 
 impl Matrix {
@@ -137,7 +152,9 @@ impl Reader {
         let bytes = self.bundle(run)?;
         let size = validate_pack::matrix_bytes(place.qtype, place.rows as u64, place.cols as u64);
         let part = part(&bytes, Some(place.offset), size)?;
-        Ok(Some(Matrix { qtype: place.qtype, rows: place.rows, cols: place.cols, bytes: part.to_vec() }))
+        let mut matrix = Matrix { qtype: place.qtype, rows: place.rows, cols: place.cols, bytes: Vec::new() };
+        matrix.push(part, place.tiling);
+        Ok(Some(matrix))
     }
 
     /// Gate, up and down of an expert, put together from its slices.
@@ -155,17 +172,17 @@ impl Reader {
         let bytes = self.bundle(id)?;
         let record = self.index.get(id)?;
         for (slice, range) in place.slices.iter().zip(self.index.layout(record).slice_ranges()) {
-            let take = |m: &mut Matrix, rows: u32, offset: Option<u64>| {
+            let take = |m: &mut Matrix, rows: u32, offset: Option<u64>, tiling: Tiling| {
                 let size = validate_pack::matrix_bytes(m.qtype, rows as u64, m.cols as u64);
-                m.bytes.extend_from_slice(part(&bytes, offset, size)?);
+                m.push(part(&bytes, offset, size)?, tiling);
                 Ok::<(), FormatError>(())
             };
             match *slice {
                 ExpertSlice::GateUp { rows, up_offset, .. } => {
-                    take(&mut gate, rows, Some(range.start))?;
-                    take(&mut up, rows, range.start.checked_add(up_offset))?;
+                    take(&mut gate, rows, Some(range.start), place.tiling)?;
+                    take(&mut up, rows, range.start.checked_add(up_offset), place.tiling)?;
                 }
-                ExpertSlice::Down { rows, .. } => take(&mut down, rows, Some(range.start))?,
+                ExpertSlice::Down { rows, .. } => take(&mut down, rows, Some(range.start), place.down_tiling)?,
             }
         }
         Ok([gate, up, down])

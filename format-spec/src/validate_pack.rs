@@ -3,9 +3,9 @@
 
 use crate::error::FormatError;
 use crate::layout::index::{BundleId, GLOBAL, Index, Kind, Record};
-use crate::layout::manifest::{CarriedTensor, ExpertPlace, ExpertSlice, Manifest, NeuronPlace, TensorPlace};
+use crate::layout::manifest::{CarriedTensor, ExpertPlace, ExpertSlice, Manifest, NeuronPlace, TensorPlace, Tiling};
 use crate::layout::superblock::{Superblock, hex};
-use crate::layout::{FEATURE_ALIASED, FEATURE_EXPERTS, FEATURE_NEURON_GROUPS, OPTIONAL_CARRIED, OPTIONAL_SOURCE};
+use crate::layout::{FEATURE_ALIASED, FEATURE_EXPERTS, FEATURE_NEURON_GROUPS, FEATURE_TILED_ROWS, OPTIONAL_CARRIED, OPTIONAL_SOURCE};
 use crate::model::{Ffn, GatedFfn, Role};
 use crate::neurons::{GroupShape, MAX_GROUP_BYTES};
 use crate::quant::QuantType;
@@ -76,6 +76,7 @@ pub fn check_superblock(superblock: &Superblock, manifest: &Manifest, index: &In
     let bits = [
         ("experts", superblock.required & FEATURE_EXPERTS, manifest.experts.iter().any(Option::is_some)),
         ("neuron groups", superblock.required & FEATURE_NEURON_GROUPS, !manifest.neurons.is_empty()),
+        ("tiled rows", superblock.required & FEATURE_TILED_ROWS, manifest.has_tiles()),
         ("aliased bundles", superblock.required & FEATURE_ALIASED, index.aliased() > 0),
         ("carried tensors", superblock.optional & OPTIONAL_CARRIED, !manifest.carried.is_empty()),
         ("source section", superblock.optional & OPTIONAL_SOURCE, superblock.source.stored != 0),
@@ -108,6 +109,10 @@ fn check_run(index: &Index, id: BundleId, places: &[TensorPlace], needed: &[Tens
         let bad = |why: String| FormatError::invalid(format!("{id}, {}", role_name(place.role)), why);
         let bytes = matrix_bytes(place.qtype, place.rows as u64, place.cols as u64).filter(|&b| b > 0);
         let bytes = bytes.ok_or_else(|| bad(format!("{} x {} values of {} have no size", place.rows, place.cols, place.qtype.name())))?;
+        let tiles = place.role.is_projection() && place.tiling.fits(place.qtype, place.rows as u64, place.cols as u64);
+        if !tiles && !place.tiling.is_row_major() {
+            return Err(bad(format!("{} x {} values of {} are not to be interleaved", place.rows, place.cols, place.qtype.name())));
+        }
         if !place.offset.is_multiple_of(TENSOR_ALIGNMENT) {
             return Err(bad(format!("offset {} is not a multiple of {TENSOR_ALIGNMENT}", place.offset)));
         }
@@ -240,12 +245,20 @@ fn check_slices(id: BundleId, place: &ExpertPlace, lengths: &[u64], expert: &Gat
     let (mut gate_up, mut down) = (Part::new("gate/up", expert.inner), Part::new("down", hidden));
     for (i, (slice, &length)) in place.slices.iter().zip(lengths).enumerate() {
         let bad = |why: String| FormatError::invalid(format!("{id}, slice {i}"), why);
+        let tiles = |tiling: Tiling, types: &[QuantType], rows: u32, cols: u32| match types
+            .iter()
+            .find(|&&t| !tiling.fits(t, rows as u64, cols as u64))
+        {
+            Some(t) => Err(bad(format!("{rows} x {cols} values of {} are not to be interleaved", t.name()))),
+            None => Ok(()),
+        };
         match *slice {
             ExpertSlice::GateUp { first_row, rows, up_offset } => {
                 if down.first.is_some() {
                     return Err(bad("gate/up rows after down rows".into()));
                 }
                 gate_up.push(first_row, rows, length, up_offset).map_err(bad)?;
+                tiles(place.tiling, &[place.gate, place.up], rows, hidden)?;
                 // Rows are below 2^32 and a row of 2^32 values is below 2^35 bytes: only the product can overflow.
                 let gate_end = gate_row.checked_mul(rows as u64);
                 let up_end = up_row.checked_mul(rows as u64).and_then(|b| b.checked_add(up_offset));
@@ -258,6 +271,7 @@ fn check_slices(id: BundleId, place: &ExpertPlace, lengths: &[u64], expert: &Gat
             }
             ExpertSlice::Down { first_row, rows } => {
                 down.push(first_row, rows, length, 0).map_err(bad)?;
+                tiles(place.down_tiling, &[place.down], rows, expert.inner)?;
                 if down_row.checked_mul(rows as u64).is_none_or(|end| end > length) {
                     return Err(bad(format!("{rows} down rows do not fit {length} bytes")));
                 }

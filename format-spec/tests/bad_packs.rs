@@ -38,6 +38,11 @@ fn manifest(change: impl FnOnce(&mut Value)) -> Vec<u8> {
     edited(|e| change(&mut e.manifest))
 }
 
+/// The same in a pack that says that it has interleaved rows.
+fn tiled_manifest(change: impl FnOnce(&mut Value)) -> Vec<u8> {
+    patch_superblock(&manifest(change), 16, &[1 | 4])
+}
+
 /// Damage without repair.
 fn damaged(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut bytes = good();
@@ -246,6 +251,40 @@ fn manifest_cases() -> Vec<Case> {
             "unknown tiling",
             manifest(|m| m["embedding"][0]["tiling"] = json!("hilbert")),
             "manifest: unknown variant `hilbert`, expected `row_major`",
+        ),
+        (
+            "interleaved rows that are looked up",
+            tiled_manifest(|m| m["embedding"][0]["tiling"] = json!("dwords_16")),
+            "embedding, embedding is invalid: 264 x 32 values of bf16 are not to be interleaved",
+        ),
+        (
+            "interleaved rows that are no tiles",
+            tiled_manifest(|m| m["trunk"][0][3]["tiling"] = json!("dwords_16")),
+            "layer 0 trunk, delta_b is invalid: 2 x 32 values of bf16 are not to be interleaved",
+        ),
+        (
+            "the bit for interleaved rows without any",
+            tiled_manifest(|_| ()),
+            "feature bits is invalid: the bit for tiled rows does not match the pack's contents",
+        ),
+        (
+            "interleaved rows of an expert that are no tiles",
+            tiled_manifest(|m| {
+                m["experts"][0]["tiling"] = json!("dwords_16");
+                let slice = &m["experts"][0]["slices"][0]["gate_up"].clone();
+                m["experts"][0]["slices"][0]["gate_up"]["rows"] = json!(slice["rows"].as_u64().unwrap_or(0) - 8);
+            }),
+            "layer 0 expert 0, slice 0 is invalid: 24 x 32 values of bf16 are not to be interleaved",
+        ),
+        (
+            "interleaved rows without their bit",
+            manifest(|m| m["experts"][0]["tiling"] = json!("dwords_16")),
+            "feature bits is invalid: the bit for tiled rows does not match the pack's contents",
+        ),
+        (
+            "interleaved down rows without the bit",
+            manifest(|m| m["experts"][1]["down_tiling"] = json!("dwords_16")),
+            "feature bits is invalid: the bit for tiled rows does not match the pack's contents",
         ),
         ("a number where a text belongs", manifest(|m| m["writer"] = json!(7)), "manifest: invalid type: integer `7`, expected a string"),
         (

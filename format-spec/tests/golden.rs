@@ -1,11 +1,11 @@
 //! Frozen packs, read by the reference reader: what they say and what their weights decode to is frozen too.
 
-use forebay_format::layout::FEATURE_NEURON_GROUPS;
 use forebay_format::layout::manifest::NeuronDown;
 use forebay_format::layout::superblock::hex;
+use forebay_format::layout::{FEATURE_EXPERTS, FEATURE_NEURON_GROUPS, FEATURE_TILED_ROWS};
 use forebay_format::model::{Ffn, Mixer, Role};
 use forebay_format::reference::Reader;
-use forebay_format::{BundleId, Kind, QuantType};
+use forebay_format::{BundleId, Kind, QuantType, Tiling};
 use std::path::Path;
 
 fn open(name: &str) -> Reader {
@@ -82,6 +82,17 @@ fn dense() {
 }
 
 #[test]
+fn interleaved_rows() {
+    let reader = open("mixed_gguf_tiled.fby");
+    assert_eq!(reader.superblock.required, FEATURE_EXPERTS | FEATURE_TILED_ROWS);
+    let place = reader.manifest.experts[0].as_ref().expect("experts");
+    assert_eq!([place.gate, place.up, place.down], [QuantType::Q4_K, QuantType::Q5_K, QuantType::Q6_K]);
+    assert_eq!([place.tiling, place.down_tiling], [Tiling::Dwords16, Tiling::RowMajor]);
+    assert_eq!(hex(&reader.superblock.content_id), CONTENT[5].1);
+    assert_eq!(values_hash(&reader), CONTENT[5].2);
+}
+
+#[test]
 fn neurons() {
     for (name, content, order, group, count) in
         [("neurons_bf16.fby", CONTENT[3], NeuronDown::Transposed, 64, 3), ("neurons_q8_0.fby", CONTENT[4], NeuronDown::Blocks, 96, 2)]
@@ -97,10 +108,11 @@ fn neurons() {
 }
 
 /// Pack, content id, hash of its values.
-const CONTENT: [(&str, &str, &str); 5] = [
+const CONTENT: [(&str, &str, &str); 6] = [
     ("hybrid_moe_bf16.fby", "a0b822dc776063a9dde3036e2fe519e7253fbad573cf4696c41a1ad4d10ad90b", "17f68ee25d59a604ebdaa3d250175ad2"),
     ("hybrid_moe_q8_0.fby", "004551613e1e36908544f01ac6f60768a8bb1e29e88eff1a5d10b763a3a83ba3", "8b16752a425f81bfec867a7eb04e24a0"),
     ("dense_gguf_q8_0.fby", "4c6d483724c761f57fea807d179863f80d06ca2e04820018af8307e639e97d68", "289c4ba05b8194f4a7de1e46bc6a5901"),
     ("neurons_bf16.fby", "966315492f91004048747812b6645474dc118f1b95bcc31e4b24200d105375af", "8ddd50ad0d5fcc66a86e200c35572a0c"),
     ("neurons_q8_0.fby", "1f930ac7eaea7e405cef8fd400682a283106c8a24dcdfef3d16a56605429049d", "d9047feea1455af82621e133205d9702"),
+    ("mixed_gguf_tiled.fby", "591d61957005a5fb2233f41fac707f25d3a7b8be2b372f90768c800e8d3ab3c9", "0983641db88fc9e0a648ae9657861fe9"),
 ];

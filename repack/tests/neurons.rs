@@ -7,7 +7,7 @@ use forebay_format::model::Role;
 use forebay_format::reference::Reader;
 use forebay_format::{BundleId, Kind, QuantType};
 use forebay_repack::encode::encode_row;
-use forebay_repack::plan::{Choices, Neurons, Plan, Quantize, WRITER, WRITER_OF_GROUPS};
+use forebay_repack::plan::{Choices, Neurons, Plan, Quantize, Tilings, WRITER, WRITER_OF_GROUPS};
 use forebay_repack::verify::{Depth, verify};
 use forebay_repack::write::media::{Media, System};
 use forebay_repack::write::{self, Silent};
@@ -16,7 +16,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 fn choices(quantize: Quantize, neurons: Neurons) -> Choices {
-    Choices { quantize, neurons, copies: 1 }
+    Choices { quantize, neurons, tilings: Tilings::Auto, copies: 1 }
 }
 
 fn convert(dir: &Path, shape: Shape, ungated: bool, choices: Choices, threads: usize) -> PathBuf {

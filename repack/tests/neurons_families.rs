@@ -9,7 +9,7 @@ use forebay_format::model::Role;
 use forebay_format::reference::Reader;
 use forebay_format::{BundleId, Kind};
 use forebay_repack::arch::bind;
-use forebay_repack::plan::{Choices, Neurons, Plan, Quantize};
+use forebay_repack::plan::{Choices, Neurons, Plan, Quantize, Tilings};
 use forebay_repack::source;
 use forebay_repack::write;
 use serde_json::json;
@@ -18,7 +18,7 @@ use std::path::Path;
 fn pack(source: &Path, out: &Path, neurons: Neurons) -> Reader {
     let checkpoint = source::open(source).unwrap();
     let binding = bind(&checkpoint).unwrap();
-    let plan = Plan::with(&checkpoint, &binding, Choices { quantize: Quantize::Keep, neurons, copies: 1 }).unwrap();
+    let plan = Plan::with(&checkpoint, &binding, Choices { quantize: Quantize::Keep, neurons, tilings: Tilings::Auto, copies: 1 }).unwrap();
     write::convert(&checkpoint, &plan, out, &write::Options { force: true, ..options(2) }).unwrap();
     Reader::open(out).unwrap()
 }

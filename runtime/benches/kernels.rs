@@ -2,18 +2,21 @@
 //!
 //! First a row for what the memory gives: all threads add up the same bytes as numbers, nothing else. Then one row a type, activation mode and
 //! kernel set. GB/s count weight bytes; the best of several runs counts. "cache": a matrix of about 700 KB, one thread. "memory": 192 MB,
-//! all threads. "of read": that as a part of the plain read. "many": 64 activation rows, all threads, in billions of multiply-adds a second.
+//! all threads. "of read": that as a part of the plain read. Then 2, 8 and 64 activation rows, all threads, in billions of multiply-adds a second.
 //!
 //! `-- --count TYPE SET` makes one product instead ([`COUNTED_ROWS`] rows, one activation row, one thread), for a tool that counts
 //! instructions: see `docs/kernels.md`.
 
 use forebay::kernels::{ActivationMode, Activations, KernelSet, Kernels, Matrix, Pool};
-use forebay_format::QuantType;
 use forebay_format::quant::QUANTS;
+use forebay_format::tiling::TILE_ROWS;
+use forebay_format::{QuantType, Tiling};
 use std::hint::black_box;
 use std::time::Instant;
 
 const COLS: usize = 2048;
+/// Numbers of activation rows: an expert meets a few of a short prompt's.
+const MANY: [usize; 3] = [2, 8, 64];
 /// Weight rows of a counted product.
 const COUNTED_ROWS: usize = 256;
 /// Bytes of a matrix that stays in cache, and of one that does not.
@@ -24,7 +27,7 @@ const SETS: [KernelSet; 4] = [KernelSet::Scalar, KernelSet::Avx2, KernelSet::Avx
 /// hold their exponents; two types have exponents in bytes of their own, anywhere. What is left random goes through the codebooks.
 fn weights(t: QuantType, bytes: usize) -> (Vec<u8>, usize) {
     let row_bytes = t.row_bytes(COLS).unwrap_or(1);
-    let rows = (bytes / row_bytes).max(1);
+    let rows = (bytes / row_bytes).max(1).next_multiple_of(TILE_ROWS);
     let everywhere = matches!(t, QuantType::MXFP4 | QuantType::NVFP4);
     let byte = |i: usize| {
         let random = (i as u32).wrapping_mul(2_654_435_761).rotate_left(11).wrapping_mul(2_246_822_519).to_be_bytes()[0];
@@ -55,11 +58,10 @@ fn activations(k: &Kernels, pool: &Pool, t: QuantType, n: usize) -> Activations 
 }
 
 /// Seconds of one product of all rows of `data` with `n` activation rows.
-fn measure(k: &Kernels, pool: &Pool, t: QuantType, data: &[u8], rows: usize, n: usize) -> f64 {
-    let a = activations(k, pool, t, n);
-    let mut out = vec![0.0; n * rows];
-    let w = Matrix::whole(t, rows, COLS, data);
-    best(|| k.matmul(pool, &w, &a, black_box(&mut out)))
+fn measure(k: &Kernels, pool: &Pool, w: &Matrix<'_>, n: usize) -> f64 {
+    let a = activations(k, pool, w.qtype, n);
+    let mut out = vec![0.0; n * w.rows];
+    best(|| k.matmul(pool, w, &a, black_box(&mut out)))
 }
 
 /// GB/s of adding up `data` with all threads, in pieces as large as those that a product is shared in.
@@ -109,7 +111,7 @@ fn main() {
     let pools = [Pool::new(1), Pool::new(threads)];
     let read = plain_read(&pools[1], &vec![1; SIZES[1]]);
     println!("{threads} threads, rows of {COLS} values; plain read of {} MB: {read:.1} GB/s\n", SIZES[1] >> 20);
-    println!("| type | mode | set | cache GB/s | memory GB/s | of read | many GMAC/s |\n|---|---|---|---|---|---|---|");
+    println!("| type | mode | set | cache GB/s | memory GB/s | of read | GMAC/s, 2 rows | 8 | 64 |\n|---|---|---|---|---|---|---|---|---|");
     for t in QUANTS.iter().map(|q| q.qtype).filter(|t| arguments.is_empty() || arguments.iter().any(|w| w == t.name())) {
         rows_of(t, &pools, read);
     }
@@ -123,16 +125,21 @@ fn rows_of(t: QuantType, [one, all]: &[Pool; 2], read: f64) {
             continue; // the same as F32
         }
         for k in SETS.into_iter().filter_map(|s| Kernels::with_set(s, mode)) {
-            let cache = small.len() as f64 / measure(&k, one, t, &small, small_rows, 1) / 1e9;
-            let memory = match k.set() {
-                KernelSet::Scalar => "- | -".to_string(), // far from the limit of the memory
-                _ => {
-                    let speed = large.len() as f64 / measure(&k, all, t, &large, large_rows, 1) / 1e9;
-                    format!("{speed:.1} | {:.0}%", 100.0 * speed / read)
-                }
-            };
-            let many = (64 * small_rows * COLS) as f64 / measure(&k, all, t, &small, small_rows, 64) / 1e9;
-            println!("| {} | {mode:?} | {} | {cache:.1} | {memory} | {many:.1} |", t.name(), k.name());
+            let tilings = [(Tiling::RowMajor, ""), (Tiling::Dwords16, ", interleaved")];
+            for (tiling, name) in tilings.into_iter().filter(|(tiling, _)| tiling.is_row_major() || k.interleaved(t)) {
+                let [small, large] =
+                    [(&small, small_rows), (&large, large_rows)].map(|(data, rows)| Matrix::whole(t, rows, COLS, data).tiled(tiling));
+                let cache = small.bytes.len() as f64 / measure(&k, one, &small, 1) / 1e9;
+                let memory = match k.set() {
+                    KernelSet::Scalar => "- | -".to_string(), // far from the limit of the memory
+                    _ => {
+                        let speed = large.bytes.len() as f64 / measure(&k, all, &large, 1) / 1e9;
+                        format!("{speed:.1} | {:.0}%", 100.0 * speed / read)
+                    }
+                };
+                let many = MANY.map(|n| format!("{:.1}", (n * small_rows * COLS) as f64 / measure(&k, all, &small, n) / 1e9)).join(" | ");
+                println!("| {}{name} | {mode:?} | {} | {cache:.1} | {memory} | {many} |", t.name(), k.name());
+            }
         }
     }
 }

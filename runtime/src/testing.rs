@@ -193,7 +193,7 @@ fn expert_place(&Sizes { hidden, inner, slice_rows, .. }: &Sizes) -> (ExpertPlac
         lengths.push(align_up(rows as u64 * row(down, inner), 4096).unwrap());
     }
     let source = ["gate", "up", "down"].map(String::from);
-    (ExpertPlace { gate, up, down, tiling: Tiling::RowMajor, slices, source }, Layout { slices: lengths })
+    (ExpertPlace { gate, up, down, tiling: Tiling::RowMajor, down_tiling: Tiling::RowMajor, slices, source }, Layout { slices: lengths })
 }
 
 fn build(sizes: &Sizes) -> Vec<u8> {

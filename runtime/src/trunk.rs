@@ -2,7 +2,7 @@
 
 use forebay_format::layout::manifest::TensorPlace;
 use forebay_format::model::Role;
-use forebay_format::{BundleId, FormatError, Kind, Manifest};
+use forebay_format::{BundleId, FormatError, Kind, Manifest, Tiling};
 
 use crate::kernels::Matrix;
 
@@ -49,13 +49,14 @@ pub(crate) struct Place {
     start: usize,
     length: usize,
     row_bytes: usize,
+    tiling: Tiling,
 }
 
 impl Place {
-    /// Bytes of a row in its run; `None` if there is no such row.
+    /// Bytes of a row in its run; `None` if there is no such row, or its bytes are not together.
     pub fn row_range(&self, row: usize) -> Option<std::ops::Range<usize>> {
         let start = self.start.checked_add(row.checked_mul(self.row_bytes)?)?;
-        (row < self.rows).then(|| start..start + self.row_bytes)
+        (row < self.rows && self.tiling.is_row_major()).then(|| start..start + self.row_bytes)
     }
 
     /// One row, given its bytes.
@@ -66,7 +67,7 @@ impl Place {
     /// The tensor, given its run's bytes.
     pub fn matrix<'a>(&self, run: &'a [u8]) -> Option<Matrix<'a>> {
         let bytes = run.get(self.start..)?.get(..self.length)?;
-        Some(Matrix::whole(self.qtype, self.rows, self.cols, bytes))
+        Some(Matrix::whole(self.qtype, self.rows, self.cols, bytes).tiled(self.tiling))
     }
 }
 
@@ -131,5 +132,5 @@ fn place(run: usize, p: &TensorPlace) -> Result<Place, FormatError> {
         Some((row_bytes, row_bytes.checked_mul(p.rows as usize)?, usize::try_from(p.offset).ok()?))
     };
     let (row_bytes, length, start) = sizes().ok_or_else(|| FormatError::invalid(p.source.as_str(), "its size cannot be computed"))?;
-    Ok(Place { run, qtype: p.qtype, rows: p.rows as usize, cols: p.cols as usize, start, length, row_bytes })
+    Ok(Place { run, qtype: p.qtype, rows: p.rows as usize, cols: p.cols as usize, start, length, row_bytes, tiling: p.tiling })
 }

@@ -1,7 +1,7 @@
 //! Checkpoint to pack in this process, into a temporary directory.
 
 use crate::{shared, toy};
-use forebay_repack::plan::{Choices, Neurons, Plan, Quantize};
+use forebay_repack::plan::{Choices, Neurons, Plan, Quantize, Tilings};
 use forebay_repack::write::{self, media};
 use forebay_repack::{arch, source};
 use std::path::{Path, PathBuf};
@@ -34,9 +34,14 @@ pub fn sparse_model(dir: &Path) -> PathBuf {
 
 /// Converts `source` into `pack`.
 pub fn with(source: &Path, pack: &Path, neurons: Neurons, quantize: Quantize) -> forebay_repack::Result<PathBuf> {
+    chosen(source, pack, Choices { quantize, neurons, tilings: Tilings::Auto, copies: 1 })
+}
+
+/// Converts `source` into `pack` as chosen.
+pub fn chosen(source: &Path, pack: &Path, choices: Choices) -> forebay_repack::Result<PathBuf> {
     let checkpoint = source::open(source)?;
     let binding = arch::bind(&checkpoint)?;
-    let plan = Plan::with(&checkpoint, &binding, Choices { quantize, neurons, copies: 1 })?;
+    let plan = Plan::with(&checkpoint, &binding, choices)?;
     let options = write::Options {
         resume: false,
         force: false,

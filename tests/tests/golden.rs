@@ -2,7 +2,8 @@
 //!
 //! After a deliberate change of the writer (and of its number, `plan::WRITER`), `FOREBAY_FREEZE=1 cargo test -p forebay-tests --test golden` writes them anew.
 
-use forebay_repack::plan::{Choices, Neurons, Plan, Quantize};
+use forebay_format::QuantType;
+use forebay_repack::plan::{Choices, Neurons, Plan, Quantize, Tilings};
 use forebay_repack::write::media::System;
 use forebay_repack::write::{GROUP_BYTES, Options, Silent, convert};
 use forebay_repack::{arch, source};
@@ -15,7 +16,7 @@ fn vectors() -> PathBuf {
 }
 
 fn pack(source_path: &Path, quantize: Quantize, threads: usize) -> Vec<u8> {
-    pack_with(source_path, Choices { quantize, neurons: Neurons::Off, copies: 1 }, threads)
+    pack_with(source_path, Choices { quantize, neurons: Neurons::Off, tilings: Tilings::Auto, copies: 1 }, threads)
 }
 
 fn pack_with(source_path: &Path, choices: Choices, threads: usize) -> Vec<u8> {
@@ -72,10 +73,19 @@ fn dense_from_gguf() {
 }
 
 #[test]
+fn interleaved_rows() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let file = dir.path().join("toy.gguf");
+    let types = [QuantType::Q4_K, QuantType::Q5_K, QuantType::Q6_K];
+    toy::write_mixed_gguf(&file, &toy::Mixed { types: &types, layers: 1, decoded: false, damaged: None }).expect("toy checkpoint");
+    check("mixed_gguf_tiled.fby", |threads| pack(&file, Quantize::Keep, threads));
+}
+
+#[test]
 fn groups_of_neurons_and_as_blocks() {
     let dir = tempfile::tempdir().expect("temporary directory");
     toy::write_sparse(dir.path()).expect("toy checkpoint");
-    let auto = |quantize| Choices { quantize, neurons: Neurons::Auto, copies: 1 };
+    let auto = |quantize| Choices { quantize, neurons: Neurons::Auto, tilings: Tilings::Auto, copies: 1 };
     check("neurons_bf16.fby", |threads| pack_with(dir.path(), auto(Quantize::Keep), threads));
     let q8_0 = Quantize::from_name("q8_0").expect("a type that can be written");
     check("neurons_q8_0.fby", |threads| pack_with(dir.path(), auto(q8_0), threads));

@@ -45,7 +45,16 @@ pub struct Manifest {
     pub provenance: Provenance,
 }
 
-/// A matrix inside a trunk run: `rows` rows of `cols` values, row by row, each `qtype.row_bytes(cols)` long.
+impl Manifest {
+    /// Some rows are stored in another order than one after the other.
+    pub fn has_tiles(&self) -> bool {
+        let mut tensors = self.embedding.iter().chain(self.trunk.iter().flatten()).chain(&self.head).map(|t| t.tiling);
+        let mut experts = self.experts.iter().flatten().flat_map(|e| [e.tiling, e.down_tiling]);
+        tensors.any(|t| !t.is_row_major()) || experts.any(|t| !t.is_row_major())
+    }
+}
+
+/// A matrix inside a trunk run: `rows` rows of `cols` values, each `qtype.row_bytes(cols)` long, in the order of `tiling`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TensorPlace {
@@ -66,13 +75,16 @@ pub struct TensorPlace {
     pub source: String,
 }
 
-/// Order in which rows of a matrix are stored: a reversible permutation of whole rows or blocks.
+/// Order in which the bytes of a matrix's rows are stored: a reversible permutation. [`crate::tiling`] does the arithmetic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tiling {
     /// Row after row.
     #[default]
     RowMajor,
+    /// Tiles of sixteen rows, one after the other; in a tile the first dwords (four bytes) of all rows, row after row, then the second ones, and so on.
+    #[serde(rename = "dwords_16")]
+    Dwords16,
 }
 
 /// Layout of every expert bundle of one layer.
@@ -85,9 +97,12 @@ pub struct ExpertPlace {
     pub up: QuantType,
     /// Element type of the down rows (`hidden` rows of `inner`).
     pub down: QuantType,
-    /// Order of the rows inside a part.
+    /// Order of the gate rows of a slice, and of its up rows.
     #[serde(default)]
     pub tiling: Tiling,
+    /// Order of the down rows of a slice.
+    #[serde(default, skip_serializing_if = "Tiling::is_row_major")]
+    pub down_tiling: Tiling,
     /// Slices in file order; they are the slices of the index's layout, one to one. All gate/up slices come before all
     /// down slices; those of one kind have the same `rows` and length (the last may have fewer rows and be shorter) and the
     /// same `up_offset`, so that a row is found by arithmetic.

@@ -30,7 +30,7 @@ pub const FEATURE_TILED_ROWS: u64 = 1 << 2;
 /// Required feature: several bundle ids share an extent on disk (synthetic packs only).
 pub const FEATURE_ALIASED: u64 = 1 << 3;
 /// Required features this crate understands.
-pub const KNOWN_REQUIRED: u64 = FEATURE_EXPERTS | FEATURE_NEURON_GROUPS | FEATURE_ALIASED;
+pub const KNOWN_REQUIRED: u64 = FEATURE_EXPERTS | FEATURE_NEURON_GROUPS | FEATURE_TILED_ROWS | FEATURE_ALIASED;
 /// Optional feature: there is a source section.
 pub const OPTIONAL_SOURCE: u64 = 1 << 0;
 /// Optional feature: there are carried tensors that the runtime does not use.

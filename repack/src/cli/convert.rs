@@ -3,7 +3,7 @@
 use super::{print, print_json};
 use crate::error::{Error, Result};
 use crate::plan::kinds::kind_name;
-use crate::plan::{Choices, Neurons, Plan, Quantize};
+use crate::plan::{Choices, Neurons, Plan, Quantize, Tilings};
 use crate::progress::{Progress, size};
 use crate::write::{self, output, pool};
 use crate::{arch, source};
@@ -31,6 +31,9 @@ pub struct Args {
     /// Cut dense networks whose neurons may be exactly zero (relu, fatrelu, squared relu) into groups of neurons, where that is exact; or leave them whole
     #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = ["auto", "off"])]
     neurons: String,
+    /// Interleave rows of types whose kernels are faster that way (q4_k, q5_k), sixteen at a time; or store all rows one after the other
+    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = ["auto", "off"])]
+    tiling: String,
     /// Measure on this text how well the sketches predict which neurons fire: runs `forebay calibrate` on the finished pack
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["dry_run", "outline"])]
     calibrate: Option<PathBuf>,
@@ -58,7 +61,8 @@ pub fn run(args: &Args, cancel: &AtomicBool) -> Result<()> {
     let checkpoint = if args.outline { source::open_header(&args.source)? } else { source::open(&args.source)? };
     let binding = arch::bind(&checkpoint)?;
     let neurons = if args.neurons == "auto" { Neurons::Auto } else { Neurons::Off };
-    let plan = Plan::with(&checkpoint, &binding, Choices { quantize, neurons, copies: 1 })?;
+    let tilings = if args.tiling == "auto" { Tilings::Auto } else { Tilings::Off };
+    let plan = Plan::with(&checkpoint, &binding, Choices { quantize, neurons, tilings, copies: 1 })?;
     if args.dry_run {
         return dry_run(&plan, &args.source, &args.output, args.json);
     }

@@ -2,7 +2,7 @@
 
 use super::{parse_share, print, print_json};
 use crate::error::{Error, Result};
-use crate::plan::{Choices, Neurons, Plan, Quantize};
+use crate::plan::{Choices, Neurons, Plan, Quantize, Tilings};
 use crate::progress::{Progress, size};
 use crate::verify::{Depth, Findings, verify};
 use crate::write::pool;
@@ -63,7 +63,9 @@ pub fn run(args: &Args, cancel: &AtomicBool) -> Result<()> {
 
 /// The choices that a pack was made with. A pack too damaged to say is verified as one that kept its bytes.
 fn choices_of(file: &Path) -> Result<Choices> {
-    let choices = |quantize, grouped| Choices { quantize, neurons: if grouped { Neurons::Auto } else { Neurons::Off }, copies: 1 };
+    // Which rows are interleaved the pack says itself: `Plan::adopt`.
+    let tilings = Tilings::Off;
+    let choices = |quantize, grouped| Choices { quantize, neurons: if grouped { Neurons::Auto } else { Neurons::Off }, tilings, copies: 1 };
     match Reader::open(file) {
         Ok(reader) => {
             let name = &reader.manifest.provenance.quantize;

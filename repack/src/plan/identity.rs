@@ -9,7 +9,7 @@ use forebay_format::layout::{VERSION_MAJOR, VERSION_MINOR};
 
 /// First 16 bytes of a BLAKE3 over everything that decides the payload and is known before it: format and program version, choices,
 /// and the source's names, types, shapes and header hashes.
-pub fn pack_id(checkpoint: &Checkpoint, quantize: Quantize, grouped: bool, alignment: u32, chunk_bytes: u32) -> [u8; 16] {
+pub fn pack_id(checkpoint: &Checkpoint, quantize: Quantize, (grouped, tiled): (bool, bool), alignment: u32, chunk_bytes: u32) -> [u8; 16] {
     let mut h = blake3::Hasher::new();
     text(&mut h, "forebay pack id 1");
     text(&mut h, env!("CARGO_PKG_VERSION"));
@@ -41,6 +41,9 @@ pub fn pack_id(checkpoint: &Checkpoint, quantize: Quantize, grouped: bool, align
     }
     if grouped {
         text(&mut h, "neuron groups 1");
+    }
+    if tiled {
+        text(&mut h, "dwords_16 of q4_k and q5_k 1");
     }
     let mut id = [0; 16];
     id.copy_from_slice(&h.finalize().as_bytes()[..16]);

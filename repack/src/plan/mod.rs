@@ -9,6 +9,7 @@ pub mod kinds;
 mod neurons;
 mod segments;
 pub mod slices;
+mod tilings;
 pub mod types;
 
 use crate::arch::{Binding, Bound, BoundExpert};
@@ -16,15 +17,17 @@ use crate::encode::{WeightClass, sketch_type};
 use crate::error::{Error, Result};
 use crate::source::{Checkpoint, Tensor};
 use forebay_format::layout::index::{BundleId, Index, Kind, Layout};
-use forebay_format::layout::manifest::{CarriedTensor, ExpertPlace, Manifest, TensorPlace, Tiling};
+use forebay_format::layout::manifest::{CarriedTensor, ExpertPlace, ExpertSlice, Manifest, TensorPlace};
 use forebay_format::layout::{DEFAULT_ALIGNMENT, DEFAULT_CHUNK_BYTES, SUPERBLOCK_BYTES, align_up};
 use forebay_format::model::{Ffn, Role};
 use forebay_format::shapes::TensorShape;
 use forebay_format::validate_pack::{TENSOR_ALIGNMENT, matrix_bytes, role_name};
+use forebay_format::{QuantType, Tiling};
 pub use neurons::{Columns, Neurons};
 pub use segments::Segment;
 use slices::ExpertShape;
 use std::collections::HashMap;
+pub use tilings::Tilings;
 pub use types::Quantize;
 
 /// One aligned run of the pack.
@@ -86,6 +89,8 @@ pub struct Choices {
     pub quantize: Quantize,
     /// What happens to dense networks with neurons that may be zero.
     pub neurons: Neurons,
+    /// What happens to matrices that are faster interleaved.
+    pub tilings: Tilings,
     /// Experts of a layer in one extent (those that are left share one of their own): 1 but for synthetic packs.
     pub copies: u32,
 }
@@ -95,20 +100,22 @@ pub struct Choices {
 pub const WRITER: &str = "forebay-repack, writer 1";
 /// Who wrote a pack with neuron groups: of the same source, writer 1 made one without.
 pub const WRITER_OF_GROUPS: &str = "forebay-repack, writer 2";
+/// Who wrote a pack with interleaved rows: of the same source, the others made one without.
+pub const WRITER_OF_TILES: &str = "forebay-repack, writer 3";
 
 impl Plan {
-    /// Plans the conversion with everything in the trunk runs that is not an expert. Fails if a type is not supported, or if the binding does not fit the tensors.
+    /// Plans the conversion with everything in the trunk runs that is not an expert, row by row. Fails if a type is not supported, or if the binding does not fit the tensors.
     pub fn new(checkpoint: &Checkpoint, binding: &Binding, quantize: Quantize) -> Result<Plan> {
-        Plan::with(checkpoint, binding, Choices { quantize, neurons: Neurons::Off, copies: 1 })
+        Plan::with(checkpoint, binding, Choices { quantize, neurons: Neurons::Off, tilings: Tilings::Off, copies: 1 })
     }
 
     /// Plans the conversion as chosen. Fails as [`Plan::new`].
     pub fn with(checkpoint: &Checkpoint, binding: &Binding, choices: Choices) -> Result<Plan> {
         check_binding(checkpoint, binding)?;
-        let Choices { quantize, copies, .. } = choices;
+        let Choices { quantize, tilings, copies, .. } = choices;
         let (spec, hidden) = (&binding.spec, binding.spec.hidden);
         let mut layout = Runs::new(DEFAULT_ALIGNMENT);
-        let planner = Planner { checkpoint, quantize, copies, layers: binding.trunk.len(), tied: spec.tied_head };
+        let planner = Planner { checkpoint, quantize, tilings, copies, layers: binding.trunk.len(), tied: spec.tied_head };
         let mut remarks = binding.remarks.clone();
         let embedding = planner.places(&mut layout, BundleId::global(Kind::Embedding, 0), &binding.embedding)?;
         let mut sources = Sources {
@@ -142,7 +149,7 @@ impl Plan {
         }
         let carried = planner.carried(&mut layout, &binding.carried)?;
         let grouped = neurons.iter().any(Option::is_some);
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             writer: if grouped { WRITER_OF_GROUPS } else { WRITER }.into(),
             spec: spec.clone(),
             embedding,
@@ -156,12 +163,16 @@ impl Plan {
             generation: binding.generation.clone(),
             provenance: identity::provenance(checkpoint, binding, quantize),
         };
+        let tiled = manifest.has_tiles();
+        if tiled {
+            manifest.writer = WRITER_OF_TILES.into();
+        }
         let alignment = layout.alignment as u32;
         Ok(Plan {
             quantize,
             alignment,
             chunk_bytes: DEFAULT_CHUNK_BYTES,
-            pack_id: identity::pack_id(checkpoint, quantize, grouped, alignment, DEFAULT_CHUNK_BYTES),
+            pack_id: identity::pack_id(checkpoint, quantize, (grouped, tiled), alignment, DEFAULT_CHUNK_BYTES),
             manifest,
             layouts: layout.layouts,
             runs: layout.runs,
@@ -298,6 +309,7 @@ fn check_binding(checkpoint: &Checkpoint, binding: &Binding) -> Result<()> {
 struct Planner<'a> {
     checkpoint: &'a Checkpoint,
     quantize: Quantize,
+    tilings: Tilings,
     /// Experts in one extent.
     copies: u32,
     layers: usize,
@@ -349,7 +361,8 @@ impl Planner<'_> {
             let (bytes, offset) = bytes.zip(offset).ok_or_else(|| self.malformed(tensor, "its size overflows".into()))?;
             end = offset.checked_add(bytes).ok_or_else(|| self.malformed(tensor, "its size overflows".into()))?;
             let (role, rows, cols, source) = (b.role, b.rows, b.cols, tensor.name.clone());
-            places.push(TensorPlace { role, qtype, rows, cols, offset, tiling: Tiling::RowMajor, source });
+            let tiling = self.tilings.of_tensor(role, qtype, rows as u64, cols as u64);
+            places.push(TensorPlace { role, qtype, rows, cols, offset, tiling, source });
         }
         let length = align_up(end, runs.alignment).unwrap_or(u64::MAX).max(runs.alignment);
         runs.push(id, end, vec![length], 1)?;
@@ -361,7 +374,7 @@ impl Planner<'_> {
         let inner = routed.expert.inner;
         let mut kinds = None;
         for (number, e) in bound.iter().enumerate() {
-            let mut stored = [forebay_format::QuantType::F32; 3];
+            let mut stored = [QuantType::F32; 3];
             let down = WeightClass::down(layer as usize, self.layers);
             let gate_up = WeightClass::GateUp;
             let parts = [(&e.gate, inner, hidden, gate_up), (&e.up, inner, hidden, gate_up), (&e.down, hidden, inner, down)];
@@ -380,7 +393,7 @@ impl Planner<'_> {
             }
         }
         let Some([gate, up, down]) = kinds else { return Ok(None) };
-        let row = |q: forebay_format::QuantType, cols: u32| q.row_bytes(cols as usize).map_or(0, |b| b as u64);
+        let row = |q: QuantType, cols: u32| q.row_bytes(cols as usize).map_or(0, |b| b as u64);
         let shape = ExpertShape { inner, hidden, gate_row: row(gate, hidden), up_row: row(up, hidden), down_row: row(down, inner) };
         let tensor = self.tensor(first.gate.tensor)?;
         let (slices, lengths) = slices::cut(&shape, runs.alignment).ok_or_else(|| self.malformed(tensor, "its size overflows".into()))?;
@@ -397,7 +410,26 @@ impl Planner<'_> {
             name(first.up.tensor, second.up.tensor)?,
             name(first.down.tensor, second.down.tensor)?,
         ];
-        Ok(Some(ExpertPlace { gate, up, down, tiling: Tiling::RowMajor, slices, source }))
+        let (tiling, down_tiling) = self.expert_tilings([gate, up, down], [hidden, inner], &slices);
+        Ok(Some(ExpertPlace { gate, up, down, tiling, down_tiling, slices, source }))
+    }
+
+    /// Orders of gate and up rows, and of down rows: interleaved if that pays and all slices are whole tiles.
+    fn expert_tilings(&self, [gate, up, down]: [QuantType; 3], [hidden, inner]: [u32; 2], slices: &[ExpertSlice]) -> (Tiling, Tiling) {
+        let mut tilings = (self.tilings.of(gate, 0, hidden as u64), self.tilings.of(down, 0, inner as u64));
+        for slice in slices {
+            match *slice {
+                ExpertSlice::GateUp { rows, .. } => {
+                    let whole = [gate, up].into_iter().all(|q| !self.tilings.of(q, rows as u64, hidden as u64).is_row_major());
+                    tilings.0 = if whole { tilings.0 } else { Tiling::RowMajor };
+                }
+                ExpertSlice::Down { rows, .. } if self.tilings.of(down, rows as u64, inner as u64).is_row_major() => {
+                    tilings.1 = Tiling::RowMajor;
+                }
+                ExpertSlice::Down { .. } => {}
+            }
+        }
+        tilings
     }
 
     fn carried(&self, runs: &mut Runs, carried: &[usize]) -> Result<Vec<CarriedTensor>> {

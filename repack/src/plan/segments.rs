@@ -4,10 +4,10 @@ use super::{Plan, Run, types};
 use crate::arch::{Bound, Rows};
 use crate::error::{Error, Result};
 use crate::source::Checkpoint;
-use forebay_format::QuantType;
 use forebay_format::layout::index::Kind;
 use forebay_format::layout::manifest::{ExpertSlice, TensorPlace};
 use forebay_format::model::Role;
+use forebay_format::{QuantType, Tiling};
 
 /// Whole rows of one source tensor that lie back to back in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,12 +30,19 @@ pub struct Segment {
     pub to: QuantType,
     /// A sketch: made of rows that are elsewhere in the pack too.
     pub sketch: bool,
+    /// Order of the bytes of rows in the pack.
+    pub tiling: Tiling,
 }
 
 impl Segment {
     /// End in the run.
     pub fn dest_end(&self) -> u64 {
         self.dest + self.rows * self.dest_row
+    }
+
+    /// Row that byte `at` of the run is of.
+    pub fn row_at(&self, at: u64) -> u64 {
+        self.tiling.row_of_byte(self.dest_row, at - self.dest)
     }
 }
 
@@ -69,19 +76,20 @@ impl Plan {
         let expert = self.binding.experts.get(layer)?.get(run.id.ordinal as usize)?;
         let place = self.manifest.experts.get(layer)?.as_ref()?;
         let mut out = Vec::with_capacity(2 * place.slices.len());
-        let mut part = |rows: &Rows, first: u32, count: u32, dest: u64, to: QuantType| {
+        let mut part = |rows: &Rows, first: u32, count: u32, dest: u64, (to, tiling): (QuantType, Tiling)| {
             let picked = Rows { tensor: rows.tensor, first: rows.first + first as u64, count: count as u64 };
             let cols = checkpoint.tensors.get(rows.tensor)?.cols();
-            out.push(segment(checkpoint, &picked, count as u64, cols, dest, to)?);
+            out.push(Segment { tiling, ..segment(checkpoint, &picked, count as u64, cols, dest, to)? });
             Some(())
         };
+        let (gate, up, down) = ((place.gate, place.tiling), (place.up, place.tiling), (place.down, place.down_tiling));
         for (slice, range) in place.slices.iter().zip(self.layout(run).slice_ranges()) {
             match *slice {
                 ExpertSlice::GateUp { first_row, rows, up_offset } => {
-                    part(&expert.gate, first_row, rows, range.start, place.gate)?;
-                    part(&expert.up, first_row, rows, range.start + up_offset, place.up)?;
+                    part(&expert.gate, first_row, rows, range.start, gate)?;
+                    part(&expert.up, first_row, rows, range.start + up_offset, up)?;
                 }
-                ExpertSlice::Down { first_row, rows } => part(&expert.down, first_row, rows, range.start, place.down)?,
+                ExpertSlice::Down { first_row, rows } => part(&expert.down, first_row, rows, range.start, down)?,
             }
         }
         Some(out)
@@ -91,7 +99,7 @@ impl Plan {
 fn bound(checkpoint: &Checkpoint, bound: &[Bound], places: &[TensorPlace]) -> Option<Vec<Segment>> {
     let one = |(b, p): (&Bound, &TensorPlace)| {
         let s = segment(checkpoint, &b.source, b.rows as u64, b.cols as u64, p.offset, p.qtype)?;
-        Some(Segment { sketch: b.role == Role::NeuronSketch, ..s })
+        Some(Segment { sketch: b.role == Role::NeuronSketch, tiling: p.tiling, ..s })
     };
     bound.iter().zip(places).map(one).collect()
 }
@@ -104,5 +112,16 @@ pub(super) fn segment(checkpoint: &Checkpoint, rows: &Rows, count: u64, cols: u6
     let source = tensor.range.start.checked_add(rows.first.checked_mul(tensor_row)?)?;
     let cols = usize::try_from(cols).ok()?;
     let (source_row, dest_row) = (from.row_bytes(cols)? as u64, to.row_bytes(cols)? as u64);
-    Some(Segment { tensor: rows.tensor, source, dest, rows: count, source_row, dest_row, from, to, sketch: false })
+    Some(Segment {
+        tensor: rows.tensor,
+        source,
+        dest,
+        rows: count,
+        source_row,
+        dest_row,
+        from,
+        to,
+        sketch: false,
+        tiling: Tiling::RowMajor,
+    })
 }

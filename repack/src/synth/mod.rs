@@ -8,10 +8,11 @@ mod tokenizer;
 use crate::arch;
 use crate::encode;
 use crate::error::{Error, Result};
-use crate::plan::{Choices, Columns, Neurons, Plan, Quantize, Run, Segment};
+use crate::plan::{Choices, Columns, Neurons, Plan, Quantize, Run, Segment, Tilings};
 use crate::source::{Checkpoint, Tensor};
 use crate::write::fill::{Content, Scratch};
 use crate::write::groups::store_columns;
+use crate::write::tiles;
 pub use firing::Firing;
 use forebay_format::model::Ffn;
 use forebay_format::{Kind, QuantType};
@@ -79,7 +80,8 @@ impl Synthesis {
             let shared = firing.correlation();
             (character.common, character.own) = (shared.sqrt() as f32, (1.0 - shared).sqrt() as f32);
         }
-        let choices = Choices { quantize: options.quantize, neurons: options.neurons, copies: options.alias };
+        let Options { quantize, neurons, alias, .. } = options;
+        let choices = Choices { quantize, neurons, tilings: Tilings::Auto, copies: alias };
         let mut plan = Plan::with(&checkpoint, &binding, choices)?;
         plan.pack_id = pack_id(&plan.pack_id, &options);
         let provenance = &mut plan.manifest.provenance;
@@ -243,14 +245,15 @@ struct Row {
 }
 
 impl Content for Weights<'_> {
-    fn fill(&self, plan: &Plan, run: &Run, range: Range<u64>, out: &mut [u8], _: &mut Scratch) -> Result<()> {
+    fn fill(&self, plan: &Plan, run: &Run, range: Range<u64>, out: &mut [u8], scratch: &mut Scratch) -> Result<()> {
         let mut row = Row::default();
         out.fill(0);
         for s in plan.segments(&self.synthesis.checkpoint, run)? {
             let (from, to) = (s.dest.max(range.start), s.dest_end().min(range.end));
             if from < to {
                 let part = &mut out[(from - range.start) as usize..(to - range.start) as usize];
-                self.part(run, &s, from - s.dest..to - s.dest, part, &mut row)?;
+                let rows = |place, out: &mut [u8]| self.part(run, &s, place, out, &mut row);
+                tiles::fill(&s, from - s.dest..to - s.dest, part, &mut scratch.tiles, rows)?;
             }
         }
         Ok(())

@@ -313,7 +313,7 @@ fn difference(plan: &Plan, checkpoint: &Checkpoint, run: &Run, at: u64) -> Strin
     match hit {
         Some(s) => {
             let start = checkpoint.tensors.get(s.tensor).map_or(0, |t| t.range.start);
-            let row = (s.source - start) / s.source_row + (at - s.dest) / s.dest_row;
+            let row = (s.source - start) / s.source_row + s.row_at(at);
             format!("byte {} of the file differs from the source: tensor {}, row {row}", run.offset + at, name(s))
         }
         None => match plan.columns(checkpoint, run).and_then(|c| Some((c.at(at)?, checkpoint.tensors.get(c.tensor)?))) {

@@ -1,5 +1,6 @@
 //! Computes bytes of the pack from the source: any range of any run, by itself.
 
+use super::tiles::{self, Tiles};
 use crate::encode;
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Run, Segment};
@@ -49,6 +50,8 @@ pub struct Scratch {
     pub(super) source: Vec<u8>,
     pub(super) values: Vec<f32>,
     pub(super) encoded: Vec<u8>,
+    /// Room for rows that are interleaved.
+    pub(crate) tiles: Tiles,
 }
 
 impl Scratch {
@@ -107,7 +110,10 @@ impl<'a> Origin<'a> {
             let (from, to) = (s.dest.max(range.start), s.dest_end().min(range.end));
             out[(done - range.start) as usize..(from - range.start) as usize].fill(0);
             let part = &mut out[(from - range.start) as usize..(to - range.start) as usize];
-            self.part(s, from - s.dest..to - s.dest, part, scratch)?;
+            let mut room = std::mem::take(&mut scratch.tiles);
+            let filled = tiles::fill(s, from - s.dest..to - s.dest, part, &mut room, |place, out| self.part(s, place, out, scratch));
+            scratch.tiles = room;
+            filled?;
             done = to;
         }
         out[(done - range.start) as usize..].fill(0);
@@ -175,7 +181,7 @@ impl<'a> Origin<'a> {
         let rows = place.start / s.dest_row..place.end.div_ceil(s.dest_row);
         // Source rows are read in batches of about a megabyte.
         let batch = (1u64 << 20).div_ceil(s.source_row);
-        let Scratch { source, values: floats, encoded } = scratch;
+        let Scratch { source, values: floats, encoded, .. } = scratch;
         floats.resize(values, 0.0);
         encoded.resize(s.dest_row as usize, 0);
         let mut row = rows.start;

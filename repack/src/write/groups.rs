@@ -28,7 +28,7 @@ impl Origin<'_> {
         let (Some((_, c)), Some((_, last))) = (columns.first(), columns.last()) else { return Ok(()) };
         let bytes = |values: u64| values / c.from.block_len() as u64 * c.from.block_bytes() as u64;
         let (start, width) = (bytes(c.first), bytes(last.first + last.count - c.first) as usize);
-        let Scratch { source, values, encoded } = scratch;
+        let Scratch { source, values, encoded, .. } = scratch;
         source.resize(width, 0);
         values.resize(width / c.from.block_bytes() * c.from.block_len(), 0.0);
         store_columns(&columns, out, encoded, |row, out| {

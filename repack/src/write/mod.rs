@@ -12,6 +12,7 @@ pub mod output;
 pub mod pieces;
 pub mod pool;
 pub mod tail;
+pub mod tiles;
 
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Run};

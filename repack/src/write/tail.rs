@@ -8,8 +8,8 @@ use forebay_format::layout::manifest::{self, MAX_JSON_BYTES};
 use forebay_format::layout::source::{self, NamedBytes};
 use forebay_format::layout::superblock::{Section, Superblock};
 use forebay_format::layout::{
-    FEATURE_ALIASED, FEATURE_EXPERTS, FEATURE_NEURON_GROUPS, OPTIONAL_CARRIED, OPTIONAL_SOURCE, SUPERBLOCK_BYTES, VERSION_MAJOR,
-    VERSION_MINOR, align_up,
+    FEATURE_ALIASED, FEATURE_EXPERTS, FEATURE_NEURON_GROUPS, FEATURE_TILED_ROWS, OPTIONAL_CARRIED, OPTIONAL_SOURCE, SUPERBLOCK_BYTES,
+    VERSION_MAJOR, VERSION_MINOR, align_up,
 };
 use forebay_format::{FormatError, validate_pack};
 use std::path::Path;
@@ -40,6 +40,7 @@ pub fn build(plan: &Plan, ledger: &Ledger, metadata: &[NamedBytes], out: &Path) 
         version: (VERSION_MAJOR, VERSION_MINOR),
         required: bit(plan.manifest.experts.iter().any(Option::is_some), FEATURE_EXPERTS)
             | bit(!plan.manifest.neurons.is_empty(), FEATURE_NEURON_GROUPS)
+            | bit(plan.manifest.has_tiles(), FEATURE_TILED_ROWS)
             | bit(plan.runs.iter().any(|r| r.copies > 1), FEATURE_ALIASED),
         optional: bit(stored_source.is_some(), OPTIONAL_SOURCE) | bit(!plan.manifest.carried.is_empty(), OPTIONAL_CARRIED),
         alignment: plan.alignment,

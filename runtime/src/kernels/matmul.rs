@@ -3,9 +3,12 @@
 //! Within a block, weights are read from memory once: activation rows pass over them in small groups while both are in cache.
 
 use super::blocks::{Form, QRow};
-use super::ops::{DIRECT_ROWS, Direct, Dot, Dots, Integer, MANY, Ops, TILE_ROWS, Tile, TypeOps};
+use super::ops::{DIRECT_ROWS, Direct, Dot, Dots, Integer, MANY, Ops, TILE_ROWS, Tile, Tiles, TypeOps};
 use super::strip::{GROUP, LANES, Narrow, STRIP, Strip};
 use super::{ActivationMode, Activations, Kernels, Matrix, Pool};
+use forebay_format::Tiling;
+use forebay_format::tiling::{DWORD, deinterleave};
+use std::cell::RefCell;
 use std::marker::PhantomData;
 
 /// Weight bytes that a thread claims at a time: large against the cost of a claim, small against a layer.
@@ -46,6 +49,13 @@ struct Shared<'a> {
     out: Out<'a>,
     /// Output rows.
     n: usize,
+    /// Weight row that `w` begins with: 0 but where rows were taken apart.
+    first: usize,
+}
+
+thread_local! {
+    /// Rows of a tile that were interleaved and have no kernels for that. At most [`ROWS`] of them, kept from claim to claim.
+    static APART: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Where results go. Threads write disjoint columns.
@@ -86,7 +96,7 @@ impl Jobs<'_, '_> {
             ((*job).weights, (*job).activations, (*job).picked, out.cast::<f32>(), out.len())
         };
         let n = picked.map_or(a.rows(), <[u32]>::len);
-        Shared { w, a, picked, out: Out { first, len, lent: PhantomData }, n }
+        Shared { w, a, picked, out: Out { first, len, lent: PhantomData }, n, first: 0 }
     }
 }
 
@@ -134,7 +144,7 @@ impl Kernels {
                 if chunk < before + chunks {
                     let step = chunk_rows(&job.w, row_bytes, job.n, threads);
                     let first = (chunk - before) * step;
-                    return self.rows(&job, row_bytes, first..(first + step).min(job.w.rows));
+                    return self.claim(&job, row_bytes, first..(first + step).min(job.w.rows));
                 }
                 before += chunks;
             }
@@ -156,12 +166,34 @@ impl Kernels {
         if self.mode == ActivationMode::Int8 { Form::of(w.qtype) } else { None }
     }
 
-    /// Results of these weight rows for all activation rows of the job.
+    /// Results of these weight rows, whole tiles if they are interleaved, for all activation rows of the job.
+    fn claim(&self, job: &Shared<'_>, row_bytes: usize, rows: std::ops::Range<usize>) {
+        if job.w.tiling == Tiling::RowMajor {
+            return self.rows(job, row_bytes, rows);
+        }
+        if let Some((form, of)) = self.form(&job.w).zip((self.ops.interleaved)(job.w.qtype)) {
+            return tiles(job, form, of, row_bytes, rows);
+        }
+        APART.with_borrow_mut(|apart| {
+            let mut first = rows.start;
+            while first < rows.end {
+                let n = ROWS.min(rows.end - first).min(job.w.piece_rows - first % job.w.piece_rows);
+                apart.resize(n * row_bytes, 0);
+                deinterleave(row_bytes, job.w.tiles(first, n, row_bytes), apart);
+                let w = Matrix { bytes: apart, piece_rows: n, tiling: Tiling::RowMajor, ..job.w };
+                let out = Out { lent: PhantomData, ..job.out };
+                self.rows(&Shared { w, out, first, ..*job }, row_bytes, first..first + n);
+                first += n;
+            }
+        });
+    }
+
+    /// Results of these weight rows, row-major, for all activation rows of the job.
     fn rows(&self, job: &Shared<'_>, row_bytes: usize, rows: std::ops::Range<usize>) {
         let ops = (self.ops.of)(job.w.qtype);
         match (self.form(&job.w), &ops.integer) {
             (Some(form), Integer::Rows(dots)) => integer_rows(job, form, dots, row_bytes, rows),
-            (Some(form), Integer::Tiles { one, many, most }) => tiles(job, form, (*one, *many, *most), row_bytes, rows),
+            (Some(form), Integer::Tiles(of)) => tiles(job, form, *of, row_bytes, rows),
             _ => float_rows(job, self.ops, ops, row_bytes, rows),
         }
     }
@@ -171,6 +203,12 @@ impl Shared<'_> {
     /// Activation row of output row `i`.
     fn activation(&self, i: usize) -> usize {
         self.picked.map_or(i, |p| p[i] as usize)
+    }
+
+    /// Bytes of weight row `r`, row-major.
+    #[inline]
+    fn row(&self, r: usize, row_bytes: usize) -> &[u8] {
+        self.w.row(r - self.first, row_bytes)
     }
 }
 
@@ -197,7 +235,7 @@ fn integer_group<const N: usize>(
     for r in rows.clone() {
         let mut results = [0.0; N];
         // SAFETY: the set runs on this machine; weight row and activation rows have `cols` values.
-        unsafe { dot(job.w.row(r, row_bytes), &group, &mut results) };
+        unsafe { dot(job.row(r, row_bytes), &group, &mut results) };
         for (j, value) in results.into_iter().enumerate() {
             // SAFETY: this thread alone has the columns `rows`.
             unsafe { job.out.put((i + j) * job.w.rows + r, value) };
@@ -207,7 +245,7 @@ fn integer_group<const N: usize>(
 }
 
 /// The integer path in tiles of weight rows.
-fn tiles(job: &Shared<'_>, form: Form, (one, many, most): (Tile, Tile, usize), row_bytes: usize, rows: std::ops::Range<usize>) {
+fn tiles(job: &Shared<'_>, form: Form, Tiles { one, many, most }: Tiles, row_bytes: usize, rows: std::ops::Range<usize>) {
     for first in (0..job.n).step_by(most) {
         let acts = first..(first + most).min(job.n);
         match acts.len() {
@@ -233,8 +271,14 @@ fn tile_group<const N: usize>(
     let blocks = job.w.cols / job.w.qtype.block_len();
     let mut results = [[0.0; TILE_ROWS]; N];
     for r in rows.clone().step_by(TILE_ROWS) {
-        // A tile at the end repeats the last row; what comes out twice is dropped.
-        let bytes = std::array::from_fn(|i| job.w.row((r + i).min(rows.end - 1), row_bytes).as_ptr());
+        let bytes = match job.w.tiling {
+            // A tile at the end repeats the last row; what comes out twice is dropped.
+            Tiling::RowMajor => std::array::from_fn(|i| job.row((r + i).min(rows.end - 1), row_bytes).as_ptr()),
+            Tiling::Dwords16 => {
+                let tile = job.w.tiles(r, TILE_ROWS, row_bytes);
+                std::array::from_fn(|i| tile[DWORD * i..].as_ptr())
+            }
+        };
         // SAFETY: the set runs on this machine; weight rows and activation rows have `cols` values, a whole number of blocks.
         unsafe { tile(&bytes, blocks, &group[..n], &mut results[..n]) };
         for (j, results) in results[..n].iter().enumerate() {
@@ -283,7 +327,7 @@ fn direct_rows(job: &Shared<'_>, direct: Direct, row_bytes: usize, rows: std::op
     for first in rows.clone().step_by(DIRECT_ROWS) {
         let mut sums = [Narrow::ZERO; DIRECT_ROWS];
         // At the end the last row is repeated; what comes out twice is dropped.
-        let bytes = std::array::from_fn(|i| job.w.row((first + i).min(rows.end - 1), row_bytes).as_ptr());
+        let bytes = std::array::from_fn(|i| job.row((first + i).min(rows.end - 1), row_bytes).as_ptr());
         // SAFETY: the set runs on this machine; weight rows have as many values as the activation row, a multiple of 32.
         unsafe { direct(&bytes, a, &mut sums) };
         for (r, sums) in (first..rows.end).zip(&sums) {
@@ -314,7 +358,7 @@ fn float_tile<const R: usize>(
         for (r, strip) in rows.clone().zip(&mut *strips) {
             strip.0[len..padded].fill(0.0);
             // SAFETY: the set runs on this machine; both slices have `len` values.
-            unsafe { (of.decode)(&job.w.row(r, row_bytes)[bytes.clone()], &mut strip.0[..len]) };
+            unsafe { (of.decode)(&job.row(r, row_bytes)[bytes.clone()], &mut strip.0[..len]) };
         }
         for (i, piece) in group.clone().zip(&mut pieces) {
             *piece = &job.a.padded_row(job.activation(i))[at..at + padded];

@@ -19,7 +19,8 @@ mod strip;
 mod transposed;
 pub mod vector;
 
-use forebay_format::QuantType;
+use forebay_format::tiling::{DWORD, TILE_ROWS};
+use forebay_format::{QuantType, Tiling};
 
 pub use activations::Activations;
 pub use matmul::Job;
@@ -46,17 +47,25 @@ pub struct Matrix<'a> {
     pub piece_stride: usize,
     /// In place of `bytes` and `piece_stride`: the rows of each piece.
     pub pieces: Option<&'a [&'a [u8]]>,
+    /// Order of the bytes of rows in a piece. Pieces of interleaved rows are whole tiles.
+    pub tiling: Tiling,
 }
 
 impl<'a> Matrix<'a> {
     /// A matrix in one piece.
     pub fn whole(qtype: QuantType, rows: usize, cols: usize, bytes: &'a [u8]) -> Self {
-        Matrix { qtype, rows, cols, bytes, piece_rows: rows.max(1), piece_stride: bytes.len(), pieces: None }
+        Matrix { qtype, rows, cols, bytes, piece_rows: rows.max(1), piece_stride: bytes.len(), pieces: None, tiling: Tiling::RowMajor }
     }
 
     /// A matrix whose pieces of `piece_rows` rows lie anywhere, each from its first row on; the last may have fewer rows.
     pub fn scattered(qtype: QuantType, rows: usize, cols: usize, piece_rows: usize, pieces: &'a [&'a [u8]]) -> Self {
-        Matrix { qtype, rows, cols, bytes: &[], piece_rows: piece_rows.max(1), piece_stride: 0, pieces: Some(pieces) }
+        let piece_rows = piece_rows.max(1);
+        Matrix { qtype, rows, cols, bytes: &[], piece_rows, piece_stride: 0, pieces: Some(pieces), tiling: Tiling::RowMajor }
+    }
+
+    /// The same bytes in the order `tiling`.
+    pub fn tiled(self, tiling: Tiling) -> Self {
+        Matrix { tiling, ..self }
     }
 
     /// Bytes of one row; 0 if the columns are no whole blocks.
@@ -71,6 +80,10 @@ impl<'a> Matrix<'a> {
     fn checked_row_bytes(&self) -> usize {
         let row_bytes =
             self.qtype.row_bytes(self.cols).unwrap_or_else(|| panic!("{} columns are no whole blocks of {}", self.cols, self.qtype.name()));
+        if self.tiling != Tiling::RowMajor {
+            let tiles = self.rows.is_multiple_of(TILE_ROWS) && self.piece_rows.is_multiple_of(TILE_ROWS) && self.pieces.is_none();
+            assert!(tiles && row_bytes.is_multiple_of(DWORD), "{} rows in pieces of {} are no tiles", self.rows, self.piece_rows);
+        }
         if let Some(pieces) = self.pieces {
             // How long each is, `row` finds out: asking all of them here would take longer than a small product.
             assert!(self.rows <= pieces.len().saturating_mul(self.piece_rows), "{} rows in {} pieces", self.rows, pieces.len());
@@ -91,9 +104,18 @@ impl<'a> Matrix<'a> {
         row_bytes
     }
 
-    /// Bytes of row `r`; `row_bytes` as from [`Matrix::checked_row_bytes`].
+    /// Bytes of `n` interleaved rows from row `r` on, both whole tiles in one piece; `row_bytes` as from [`Matrix::checked_row_bytes`].
+    #[inline]
+    fn tiles(&self, r: usize, n: usize, row_bytes: usize) -> &'a [u8] {
+        debug_assert!(r.is_multiple_of(TILE_ROWS) && n.is_multiple_of(TILE_ROWS) && self.tiling == Tiling::Dwords16);
+        let start = r / self.piece_rows * self.piece_stride + r % self.piece_rows * row_bytes;
+        &self.bytes[start..start + n * row_bytes]
+    }
+
+    /// Bytes of row `r`, row-major; `row_bytes` as from [`Matrix::checked_row_bytes`].
     #[inline]
     fn row(&self, r: usize, row_bytes: usize) -> &'a [u8] {
+        debug_assert!(self.tiling == Tiling::RowMajor);
         // One piece is the rule; dividing for each row of a tile of sixteen took 4% of a token.
         let (piece, row) = if r < self.piece_rows { (0, r) } else { (r / self.piece_rows, r % self.piece_rows) };
         if let Some(pieces) = self.pieces {
@@ -160,6 +182,11 @@ impl Kernels {
         self.ops.set
     }
 
+    /// Whether rows of `qtype` that lie interleaved are multiplied as they are; else they are taken apart first.
+    pub fn interleaved(&self, qtype: QuantType) -> bool {
+        self.mode == ActivationMode::Int8 && (self.ops.interleaved)(qtype).is_some()
+    }
+
     /// How activations meet quantised weights.
     pub fn mode(&self) -> ActivationMode {
         self.mode
@@ -168,9 +195,10 @@ impl Kernels {
     /// Decodes row `r` of `w` into `out` (`w.cols` values), exactly as `QuantType::decode` does: what an embedding look-up needs.
     ///
     /// # Panics
-    /// If `r` or the length of `out` does not fit `w`.
+    /// If `r` or the length of `out` does not fit `w`, or its rows are interleaved.
     pub fn decode_row(&self, w: &Matrix<'_>, r: usize, out: &mut [f32]) {
         let row_bytes = w.checked_row_bytes();
+        assert!(w.tiling == Tiling::RowMajor, "rows that are looked up are never interleaved");
         assert!(r < w.rows && out.len() == w.cols, "row {r} of {} rows, {} of {} columns", w.rows, out.len(), w.cols);
         // SAFETY: `ops::find` gave this set out because the machine runs it; the lengths agree.
         unsafe { ((self.ops.of)(w.qtype).decode)(w.row(r, row_bytes), out) }

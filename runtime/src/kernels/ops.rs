@@ -39,15 +39,19 @@ pub(super) enum Integer {
     /// Row by row.
     Rows(Dots),
     /// In tiles.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // ARM has no tiles
-    Tiles {
-        /// With one activation row.
-        one: Tile,
-        /// With several.
-        many: Tile,
-        /// At most so many, no more than [`MANY`].
-        most: usize,
-    },
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // ARM has tiles of interleaved rows only
+    Tiles(Tiles),
+}
+
+/// Products of tiles.
+#[derive(Clone, Copy)]
+pub(super) struct Tiles {
+    /// With one activation row.
+    pub one: Tile,
+    /// With several.
+    pub many: Tile,
+    /// At most so many, no more than [`MANY`].
+    pub most: usize,
 }
 
 /// Most activation rows that any [`Tile`] takes: weights are unpacked once for all of them.
@@ -93,6 +97,9 @@ pub(super) struct Ops {
     pub name: &'static str,
     /// The kernels of a quant type.
     pub of: fn(QuantType) -> &'static TypeOps,
+    /// Integer products of tiles whose rows are interleaved ([`Tiling::Dwords16`](forebay_format::layout::manifest::Tiling)), for types that have them: pointer `r` leads to the first
+    /// dword of row `r`.
+    pub interleaved: fn(QuantType) -> Option<Tiles>,
     /// See [`Quantise`].
     pub quantise: Quantise,
     /// See [`strip::add`].
@@ -120,6 +127,7 @@ pub(super) static SCALAR: Ops = Ops {
     set: KernelSet::Scalar,
     name: "scalar",
     of: quants::scalar_ops,
+    interleaved: |_| None,
     quantise: blocks::quantise,
     add: strip::add,
     tile: strip::tile,
@@ -166,6 +174,7 @@ static AVX2: Ops = Ops {
     set: KernelSet::Avx2,
     name: "avx2",
     of: quants::avx2_ops,
+    interleaved: quants::avx2_interleaved,
     quantise: blocks::avx2::quantise,
     add: strip::avx2::add,
     tile: strip::avx2::tile,
@@ -188,12 +197,20 @@ fn has_avx512() -> bool {
 
 /// Kernels for AVX-512 with VNNI and VBMI. Float sums are those of AVX2, bit for bit.
 #[cfg(target_arch = "x86_64")]
-static AVX512: Ops =
-    Ops { set: KernelSet::Avx512, name: "avx512", of: quants::avx512_ops, exp: &vector::exp::AVX512, delta: delta::x86::avx512, ..AVX2 };
+static AVX512: Ops = Ops {
+    set: KernelSet::Avx512,
+    name: "avx512",
+    of: quants::avx512_ops,
+    interleaved: quants::avx512_interleaved,
+    exp: &vector::exp::AVX512,
+    delta: delta::x86::avx512,
+    ..AVX2
+};
 
 /// Kernels for NEON and its dot product.
 #[cfg(target_arch = "aarch64")]
-pub(super) static NEON: Ops = Ops { name: "neon-dotprod", of: quants::neon_ops, ..NEON_BASE };
+pub(super) static NEON: Ops =
+    Ops { name: "neon-dotprod", of: quants::neon_ops, interleaved: quants::neon_interleaved::<true>, ..NEON_BASE };
 
 /// Kernels for NEON alone: the same bits, with more instructions for the products of integers. Plain Rust is compiled for NEON as well on this
 /// architecture, so what is not named here loses nothing.
@@ -202,6 +219,7 @@ pub(super) static NEON_BASE: Ops = Ops {
     set: KernelSet::Neon,
     name: "neon",
     of: quants::neon_base_ops,
+    interleaved: quants::neon_interleaved::<false>,
     quantise: blocks::neon::quantise,
     add: strip::neon::add,
     tile: strip::neon::tile,

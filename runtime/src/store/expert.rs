@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use forebay_format::layout::manifest::{ExpertPlace, ExpertSlice};
 use forebay_format::model::{Ffn, GatedFfn};
-use forebay_format::{BundleId, FormatError, Layout, QuantType, Record};
+use forebay_format::{BundleId, FormatError, Layout, QuantType, Record, Tiling};
 
 use crate::kernels::Matrix;
 use crate::pack::Pack;
@@ -31,16 +31,17 @@ struct Part {
     length: usize,
     piece_rows: usize,
     piece_stride: usize,
+    tiling: Tiling,
 }
 
 impl Part {
-    fn new(qtype: QuantType, rows: u32, cols: u32, start: u64, piece_rows: u32, piece_stride: u64) -> Option<Part> {
+    fn new((qtype, tiling): (QuantType, Tiling), rows: u32, cols: u32, start: u64, piece_rows: u32, piece_stride: u64) -> Option<Part> {
         let (rows, cols, piece_rows) = (rows as usize, cols as usize, piece_rows as usize);
         let (start, piece_stride) = (usize::try_from(start).ok()?, usize::try_from(piece_stride).ok()?);
         let last = rows.checked_sub(1)?;
         let rows_in_last = last.checked_rem(piece_rows)?.checked_add(1)?;
         let length = (last / piece_rows).checked_mul(piece_stride)?.checked_add(rows_in_last.checked_mul(qtype.row_bytes(cols)?)?)?;
-        Some(Part { qtype, rows, cols, start, length, piece_rows, piece_stride })
+        Some(Part { qtype, rows, cols, start, length, piece_rows, piece_stride, tiling })
     }
 
     fn end(&self) -> Option<usize> {
@@ -57,6 +58,7 @@ impl Part {
             piece_rows: self.piece_rows,
             piece_stride: self.piece_stride,
             pieces: None,
+            tiling: self.tiling,
         })
     }
 }
@@ -164,7 +166,7 @@ impl LayerParts {
         let rows = slice.rows.clone();
         let matrix = |part: &Part, at: usize| {
             let length = part.qtype.row_bytes(part.cols)?.checked_mul(rows.len())?;
-            Some(Matrix::whole(part.qtype, rows.len(), part.cols, bytes.get(at..)?.get(..length)?))
+            Some(Matrix::whole(part.qtype, rows.len(), part.cols, bytes.get(at..)?.get(..length)?).tiled(part.tiling))
         };
         Some(match slice.up {
             Some(up) => SliceView::GateUp { gate: matrix(&parts.gate, 0)?, up: matrix(&parts.up, up)?, rows },
@@ -194,10 +196,10 @@ fn parts(record: &Record, layout: &Layout, place: &ExpertPlace, ffn: &GatedFfn, 
         slices.push(Slice { range: bytes, rows: first as usize..end.max(first) as usize, up });
     }
     let (rows, up_offset, start, stride) = gate_up?;
-    let gate = Part::new(place.gate, ffn.inner, hidden, start, rows, stride)?;
-    let up = Part::new(place.up, ffn.inner, hidden, start.checked_add(up_offset)?, rows, stride)?;
+    let gate = Part::new((place.gate, place.tiling), ffn.inner, hidden, start, rows, stride)?;
+    let up = Part::new((place.up, place.tiling), ffn.inner, hidden, start.checked_add(up_offset)?, rows, stride)?;
     let (rows, start, stride) = down?;
-    let down = Part::new(place.down, hidden, ffn.inner, start, rows, stride)?;
+    let down = Part::new((place.down, place.down_tiling), hidden, ffn.inner, start, rows, stride)?;
     let inside = [&gate, &up, &down].iter().all(|p| p.end().is_some_and(|end| end as u64 <= record.length));
     inside.then_some(Parts { layout: record.layout, gate, up, down, slices })
 }

@@ -304,8 +304,11 @@ macro_rules! small {
     ($bytes:literal, $min:expr, $panel:expr, $offset:literal, $one:expr, |$rows:ident, $first:ident, $n:ident, $u:ident, $strip:ident| $fill:expr) => {
         pub(in $crate::kernels::quants) const MIN: $crate::kernels::quants::avx2::Min = $min;
 
-        pub const INTEGER: $crate::kernels::ops::Integer =
-            $crate::kernels::ops::Integer::Tiles { one: $one, many: passes::many_small::<Type>, most: $crate::kernels::ops::MANY };
+        pub const INTEGER: $crate::kernels::ops::Integer = $crate::kernels::ops::Integer::Tiles($crate::kernels::ops::Tiles {
+            one: $one,
+            many: passes::many_small::<Type>,
+            most: $crate::kernels::ops::MANY,
+        });
         use $crate::kernels::quants::{
             gemm::{self, Panel},
             passes,
@@ -356,14 +359,17 @@ macro_rules! large {
         x86::large!($bytes, $min, $panel, $group, turned, gemm::one_large::<Type>);
     };
     ($bytes:literal, $min:expr, $panel:expr, $group:literal, turned, $one:expr) => {
-        x86::large!($bytes, $min, $panel, $group, $one, |rows, b, _u, strip| turned::fill_large::<Type>(rows, b, strip));
-        use $crate::kernels::quants::turned::{self, Eight, Head, Run};
+        x86::large!($bytes, $min, $panel, $group, $one, |rows, b, _u, strip| turned::fill_rows::<Type>(rows, b, strip));
+        use $crate::kernels::quants::turned::{self, Head, Run, Turn};
     };
     ($bytes:literal, $min:expr, $panel:expr, $group:literal, $one:expr, |$rows:ident, $b:ident, $u:ident, $strip:ident| $fill:expr) => {
         pub(in $crate::kernels::quants) const MIN: $crate::kernels::quants::avx2::Min = $min;
 
-        pub const INTEGER: $crate::kernels::ops::Integer =
-            $crate::kernels::ops::Integer::Tiles { one: $one, many: passes::many_large::<Type>, most: $crate::kernels::ops::MANY };
+        pub const INTEGER: $crate::kernels::ops::Integer = $crate::kernels::ops::Integer::Tiles($crate::kernels::ops::Tiles {
+            one: $one,
+            many: passes::many_large::<Type>,
+            most: $crate::kernels::ops::MANY,
+        });
         use $crate::kernels::quants::{
             gemm::{self, Panel},
             passes,

@@ -34,9 +34,9 @@ pub mod avx2 {
 
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn head(rows: &Eight, at: usize) -> Head {
+        unsafe fn head<E: Turn>(rows: &E, at: usize) -> Head {
             // SAFETY: a block is longer than sixteen bytes.
-            let [first, low, ..] = unsafe { gemm::turn(rows, at) };
+            let [first, low, ..] = unsafe { rows.turn(at) };
             let four = _mm256_set1_epi8(15);
             let nibbles = [_mm256_and_si256(low, four), _mm256_and_si256(_mm256_srli_epi16::<4>(low), four)];
             let zero = _mm256_setzero_si256();
@@ -53,9 +53,9 @@ pub mod avx2 {
 
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn part(rows: &Eight, at: usize, part: usize) -> [Run; 4] {
+        unsafe fn part<E: Turn>(rows: &E, at: usize, part: usize) -> [Run; 4] {
             // SAFETY: 128 bytes of values.
-            let packed = unsafe { gemm::turn(rows, at + 8 + 16 * part) };
+            let packed = unsafe { rows.turn(at + 8 + 16 * part) };
             let look_up = |v| turned::look_up(&CODEBOOK, v);
             let (low, high) = (look_up(turned::bits::<0>(packed, 15)), look_up(turned::bits::<4>(packed, 15)));
             [low, high, low, high]

@@ -10,6 +10,10 @@ mod avx512;
 mod float;
 #[cfg(target_arch = "x86_64")]
 mod gemm;
+#[cfg(target_arch = "x86_64")]
+mod interleaved;
+#[cfg(target_arch = "aarch64")]
+mod interleaved_neon;
 mod iq1_m;
 mod iq1_s;
 mod iq2_s;
@@ -58,7 +62,9 @@ pub use passes::prepare_thread;
 #[cfg(not(target_arch = "x86_64"))]
 pub fn prepare_thread() {}
 
-use super::ops::{Integer, TypeOps};
+#[cfg(target_arch = "aarch64")]
+use super::ops::MANY;
+use super::ops::{Integer, Tiles, TypeOps};
 use forebay_format::QuantType;
 
 /// The functions `$set` of the types' modules as a table, with the integer products that are called `$integer` there.
@@ -116,3 +122,33 @@ table!(avx512_ops, avx512, INTEGER);
 table!(neon_ops, neon, INTEGER);
 #[cfg(target_arch = "aarch64")]
 table!(neon_base_ops, neon, BASE);
+
+/// Products of interleaved rows with AVX2.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn avx2_interleaved(qtype: QuantType) -> Option<Tiles> {
+    match qtype {
+        QuantType::Q4_K => Some(q4_k::avx2::INTERLEAVED),
+        QuantType::Q5_K => Some(q5_k::avx2::INTERLEAVED),
+        _ => None,
+    }
+}
+
+/// Products of interleaved rows on machines with AVX-512. Q5_K goes with AVX2: its AVX-512 kernel is one of rows.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn avx512_interleaved(qtype: QuantType) -> Option<Tiles> {
+    match qtype {
+        QuantType::Q4_K => Some(q4_k::avx512::INTERLEAVED),
+        _ => avx2_interleaved(qtype),
+    }
+}
+
+/// Products of interleaved rows with NEON; `DOT`: with the dot product instruction.
+#[cfg(target_arch = "aarch64")]
+pub(super) fn neon_interleaved<const DOT: bool>(qtype: QuantType) -> Option<Tiles> {
+    use interleaved_neon::{many, one};
+    match qtype {
+        QuantType::Q4_K => Some(Tiles { one: one::<false, DOT>, many: many::<false, DOT>, most: MANY }),
+        QuantType::Q5_K => Some(Tiles { one: one::<true, DOT>, many: many::<true, DOT>, most: MANY }),
+        _ => None,
+    }
+}

@@ -23,7 +23,7 @@ pub(super) unsafe fn everywhere(at: *const i8) -> __m256i {
 /// spill the weights (half the speed).
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn pin(sum: &mut __m256i) {
+pub(super) fn pin(sum: &mut __m256i) {
     // SAFETY: there is no instruction.
     unsafe { std::arch::asm!("/* {0} */", inout(ymm_reg) * sum, options(nomem, nostack, preserves_flags)) }
 }
@@ -159,7 +159,7 @@ unsafe fn widen(acts: &[QRow<'_>], at: usize, vectors: usize, wide: &mut Wide) {
 /// The machine has AVX2; there are sixteen sums.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn sum_pairs<W: LargeType>(sums: *const i16) -> [__m256i; 8] {
+pub(super) unsafe fn sum_pairs<W: LargeType>(sums: *const i16) -> [__m256i; 8] {
     // SAFETY: the caller's promise.
     unsafe {
         if W::GROUP == 16 {
@@ -176,6 +176,34 @@ unsafe fn sum_pairs<W: LargeType>(sums: *const i16) -> [__m256i; 8] {
         let zero = _mm256_setzero_si256();
         let (first, second) = (_mm256_shuffle_epi32::<0x00>(low), _mm256_shuffle_epi32::<0x55>(low));
         [first, second, _mm256_shuffle_epi32::<0x00>(high), _mm256_shuffle_epi32::<0x55>(high), zero, zero, zero, zero]
+    }
+}
+
+/// Adds a block of one activation row with eight weight rows to their sum: `dots` are products with scales, `d` and `dmin` the rows' factors, `min` and `pairs` minima and sums of
+/// activations, two groups in each lane.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn add_block<W: LargeType>(
+    sum: &mut __m256,
+    mut dots: __m256i,
+    [d, dmin]: [__m256; 2],
+    min: &[__m256i; 8],
+    pairs: &[__m256i; 8],
+    a_d: f32,
+) {
+    let a_d = _mm256_set1_ps(a_d);
+    let mut mins = _mm256_setzero_si256();
+    if W::MIN != Min::Signed {
+        for (&min, &pair) in min.iter().zip(pairs).take(128 / W::GROUP) {
+            mins = _mm256_add_epi32(mins, _mm256_madd_epi16(min, pair));
+        }
+    }
+    if let Min::Offset(_) = W::MIN {
+        dots = _mm256_sub_epi32(dots, mins);
+    }
+    *sum = _mm256_fmadd_ps(_mm256_mul_ps(d, a_d), _mm256_cvtepi32_ps(dots), *sum);
+    if W::MIN == Min::Float {
+        *sum = _mm256_fnmadd_ps(_mm256_mul_ps(dmin, a_d), _mm256_cvtepi32_ps(mins), *sum);
     }
 }
 
@@ -219,23 +247,10 @@ unsafe fn pass_large<W: LargeType, const A: usize>(
         }
         for j in 0..A {
             let a = acts.get_unchecked(first + j);
-            let a_d = _mm256_set1_ps(*a.d.get_unchecked(b));
             let pairs = if W::MIN == Min::Signed { [_mm256_setzero_si256(); 8] } else { sum_pairs::<W>(a.sums.as_ptr().add(16 * b)) };
             for h in 0..2 {
-                let sum = &mut sums[first + j][h];
-                if W::MIN == Min::Signed {
-                    *sum = _mm256_fmadd_ps(_mm256_mul_ps(strip.d[0][h], a_d), _mm256_cvtepi32_ps(total[j][h]), *sum);
-                    continue;
-                }
-                let mut mins = _mm256_setzero_si256();
-                for (min, &pair) in strip.min.iter().zip(&pairs).take(128 / W::GROUP) {
-                    mins = _mm256_add_epi32(mins, _mm256_madd_epi16(min[h], pair));
-                }
-                let dots = if W::MIN == Min::Float { total[j][h] } else { _mm256_sub_epi32(total[j][h], mins) };
-                *sum = _mm256_fmadd_ps(_mm256_mul_ps(strip.d[0][h], a_d), _mm256_cvtepi32_ps(dots), *sum);
-                if W::MIN == Min::Float {
-                    *sum = _mm256_fnmadd_ps(_mm256_mul_ps(strip.m[0][h], a_d), _mm256_cvtepi32_ps(mins), *sum);
-                }
+                let min = std::array::from_fn(|g| strip.min[g][h]);
+                add_block::<W>(&mut sums[first + j][h], total[j][h], [strip.d[0][h], strip.m[0][h]], &min, &pairs, *a.d.get_unchecked(b));
             }
         }
     }

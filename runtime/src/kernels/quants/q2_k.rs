@@ -30,9 +30,9 @@ pub mod avx2 {
 
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn head(rows: &Eight, at: usize) -> Head {
+        unsafe fn head<E: Turn>(rows: &E, at: usize) -> Head {
             // SAFETY: sixteen bytes of scales and minima are first, `d` and `dmin` last.
-            let (packed, [.., last]) = unsafe { (gemm::turn(rows, at), gemm::turn(rows, at + 68)) };
+            let (packed, [.., last]) = unsafe { (rows.turn(at), rows.turn(at + 68)) };
             let (scales, mins) = (turned::bits::<0>(packed, 15), turned::bits::<4>(packed, 15));
             let zero = _mm256_setzero_si256();
             let (d, dmin) = (turned::halves_of::<false>(last), turned::halves_of::<true>(last));
@@ -48,9 +48,9 @@ pub mod avx2 {
 
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn part(rows: &Eight, at: usize, part: usize) -> [Run; 4] {
+        unsafe fn part<E: Turn>(rows: &E, at: usize, part: usize) -> [Run; 4] {
             // SAFETY: 64 bytes of values.
-            let packed = unsafe { gemm::turn(rows, at + 16 + 16 * part) };
+            let packed = unsafe { rows.turn(at + 16 + 16 * part) };
             [turned::bits::<0>(packed, 3), turned::bits::<2>(packed, 3), turned::bits::<4>(packed, 3), turned::bits::<6>(packed, 3)]
         }
     }

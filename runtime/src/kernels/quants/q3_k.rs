@@ -38,9 +38,9 @@ pub mod avx2 {
 
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn head(rows: &Eight, at: usize) -> Head {
+        unsafe fn head<E: Turn>(rows: &E, at: usize) -> Head {
             // SAFETY: the last fourteen bytes of a block are the scales and `d`.
-            let [v0, v1, v2, v3] = unsafe { gemm::turn(rows, at + 94) };
+            let [v0, v1, v2, v3] = unsafe { rows.turn(at + 94) };
             let word = |low, high| _mm256_or_si256(_mm256_srli_epi32::<16>(low), _mm256_slli_epi32::<16>(high));
             let (a, b, high) = (word(v0, v1), word(v1, v2), word(v2, v3));
             let (four, two) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
@@ -59,9 +59,9 @@ pub mod avx2 {
 
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn part(rows: &Eight, at: usize, part: usize) -> [Run; 4] {
+        unsafe fn part<E: Turn>(rows: &E, at: usize, part: usize) -> [Run; 4] {
             // SAFETY: 32 bytes of third bits, then 64 of the others.
-            let (third, packed) = unsafe { (gemm::turn(rows, at + 16 * (part % 2)), gemm::turn(rows, at + 32 + 16 * part)) };
+            let (third, packed) = unsafe { (rows.turn(at + 16 * (part % 2)), rows.turn(at + 32 + 16 * part)) };
             let mut out =
                 [turned::bits::<0>(packed, 3), turned::bits::<2>(packed, 3), turned::bits::<4>(packed, 3), turned::bits::<6>(packed, 3)];
             let (one, down) = (_mm256_set1_epi8(4), _mm_cvtsi32_si128(4 * (part / 2) as i32));

@@ -16,11 +16,15 @@ plain::kernels!(dot_large, Q4_K, super::unpack);
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx2 {
+    use crate::kernels::ops::{MANY, Tiles};
     use crate::kernels::quants::avx2::{self as x86, Large, Min};
-    use crate::kernels::quants::k_header;
+    use crate::kernels::quants::{interleaved, k_header};
     use std::arch::x86_64::*;
 
     x86::large!(144, Min::Float, Panel::Bytes(8), 32, turned, k_header::one::<Type>);
+
+    pub(in crate::kernels::quants) const INTERLEAVED: Tiles =
+        Tiles { one: interleaved::one::<Type>, many: interleaved::many::<Type>, most: MANY };
 
     impl turned::TurnedLarge for Type {
         const RUNS: usize = 2;
@@ -32,16 +36,16 @@ pub mod avx2 {
 
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn head(rows: &Eight, at: usize) -> Head {
+        unsafe fn head<E: Turn>(rows: &E, at: usize) -> Head {
             // SAFETY: the caller's promise.
             unsafe { turned::scales_mins(rows, at) }
         }
 
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn part(rows: &Eight, at: usize, part: usize) -> [Run; 4] {
+        unsafe fn part<E: Turn>(rows: &E, at: usize, part: usize) -> [Run; 4] {
             // SAFETY: 128 bytes of values.
-            let packed = unsafe { gemm::turn(rows, at + 16 + 16 * part) };
+            let packed = unsafe { rows.turn(at + 16 + 16 * part) };
             let (low, high) = (turned::bits::<0>(packed, 15), turned::bits::<4>(packed, 15));
             [low, high, low, high]
         }
@@ -78,10 +82,11 @@ pub mod avx2 {
 #[cfg(target_arch = "x86_64")]
 pub mod avx512 {
     pub use super::avx2::decode;
-    use crate::kernels::ops::Integer;
+    use crate::kernels::ops::{Integer, Tiles};
     use crate::kernels::quants::tile;
 
-    pub const INTEGER: Integer = Integer::Tiles { one: tile::q4_k::<1>, many: tile::q4_k::<32>, most: 32 };
+    pub const INTEGER: Integer = Integer::Tiles(Tiles { one: tile::q4_k::<1, false>, many: tile::q4_k::<32, false>, most: 32 });
+    pub(in crate::kernels::quants) const INTERLEAVED: Tiles = Tiles { one: tile::q4_k::<1, true>, many: tile::q4_k::<32, true>, most: 32 };
 }
 
 #[cfg(target_arch = "aarch64")]

@@ -15,11 +15,15 @@ plain::kernels!(dot_large, Q5_K, super::unpack);
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx2 {
+    use crate::kernels::ops::{MANY, Tiles};
     use crate::kernels::quants::avx2::{self as x86, Large, Min};
-    use crate::kernels::quants::k_header;
+    use crate::kernels::quants::{interleaved, k_header};
     use std::arch::x86_64::*;
 
     x86::large!(176, Min::Float, Panel::Bytes(4), 32, turned, k_header::one::<Type>);
+
+    pub(in crate::kernels::quants) const INTERLEAVED: Tiles =
+        Tiles { one: interleaved::one::<Type>, many: interleaved::many::<Type>, most: MANY };
 
     impl turned::TurnedLarge for Type {
         const RUNS: usize = 2;
@@ -31,16 +35,16 @@ pub mod avx2 {
 
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn head(rows: &Eight, at: usize) -> Head {
+        unsafe fn head<E: Turn>(rows: &E, at: usize) -> Head {
             // SAFETY: the caller's promise.
             unsafe { turned::scales_mins(rows, at) }
         }
 
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn part(rows: &Eight, at: usize, part: usize) -> [Run; 4] {
+        unsafe fn part<E: Turn>(rows: &E, at: usize, part: usize) -> [Run; 4] {
             // SAFETY: 32 bytes of fifth bits, then 128 of the others.
-            let (mut fifth, packed) = unsafe { (gemm::turn(rows, at + 16 + 16 * (part % 2)), gemm::turn(rows, at + 48 + 16 * part)) };
+            let (mut fifth, packed) = unsafe { (rows.turn(at + 16 + 16 * (part % 2)), rows.turn(at + 48 + 16 * part)) };
             let (mut low, mut high) = (turned::bits::<0>(packed, 15), turned::bits::<4>(packed, 15));
             let (sixteen, down) = (_mm256_set1_epi8(16), _mm_cvtsi32_si128(2 * (part / 2) as i32));
             for i in 0..4 {

@@ -35,20 +35,20 @@ pub mod avx2 {
 
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn head(rows: &Eight, at: usize) -> Head {
+        unsafe fn head<E: Turn>(rows: &E, at: usize) -> Head {
             // SAFETY: the last two bytes of a block are `d`, the sixteen before them the scales.
-            let (scales, [.., last]) = unsafe { (gemm::turn(rows, at + 192), gemm::turn(rows, at + 194)) };
+            let (scales, [.., last]) = unsafe { (rows.turn(at + 192), rows.turn(at + 194)) };
             turned::signed_scales::<5>(scales, turned::halves_of::<true>(last))
         }
 
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn part(rows: &Eight, at: usize, part: usize) -> [Run; 4] {
+        unsafe fn part<E: Turn>(rows: &E, at: usize, part: usize) -> [Run; 4] {
             let (half, at) = (part / 2, at + 16 * (part % 2));
             // SAFETY: 128 bytes of low bits, then 64 of the high ones.
             let (first, second, high) = unsafe {
                 let low = at + 64 * half;
-                (gemm::turn(rows, low), gemm::turn(rows, low + 32), gemm::turn(rows, at + 128 + 32 * half))
+                (rows.turn(low), rows.turn(low + 32), rows.turn(at + 128 + 32 * half))
             };
             let mut out =
                 [turned::bits::<0>(first, 15), turned::bits::<0>(second, 15), turned::bits::<4>(first, 15), turned::bits::<4>(second, 15)];

@@ -11,6 +11,25 @@ pub(super) type Eight = [*const u8; 8];
 /// Four vectors of [`turn`]: sixteen values of eight rows.
 pub(super) type Run = [__m256i; 4];
 
+/// Eight rows whose dwords can be had side by side.
+pub(super) trait Turn {
+    /// Four dwords of each row from byte `at` on, a multiple of four: vector `i` has dword `i` of all rows.
+    ///
+    /// # Safety
+    /// The machine has AVX2, FMA and F16C; sixteen bytes from `at` on are inside each row.
+    unsafe fn turn(&self, at: usize) -> Run;
+}
+
+/// Rows as they lie in most packs.
+impl Turn for Eight {
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn turn(&self, at: usize) -> Run {
+        // SAFETY: the caller's promise.
+        unsafe { turn(self, at) }
+    }
+}
+
 /// What belongs to a block of 256 of eight rows besides its values.
 pub(super) struct Head {
     /// i16 twice in each lane, for each group of values.
@@ -31,13 +50,13 @@ pub(super) trait TurnedLarge: LargeType {
 
     /// # Safety
     /// The machine has AVX2, FMA and F16C; there is a block at `at`.
-    unsafe fn head(rows: &Eight, at: usize) -> Head;
+    unsafe fn head<E: Turn>(rows: &E, at: usize) -> Head;
 
     /// The first [`TurnedLarge::RUNS`] count.
     ///
     /// # Safety
     /// As above; `part` is below `16 / RUNS`.
-    unsafe fn part(rows: &Eight, at: usize, part: usize) -> [Run; 4];
+    unsafe fn part<E: Turn>(rows: &E, at: usize, part: usize) -> [Run; 4];
 }
 
 /// A type with blocks of 32 that can be turned: `d * (q - OFFSET)` with unsigned `q`, or [`Panel::Words`] and signed `q`.
@@ -149,9 +168,9 @@ pub(super) fn fifth_bits(words: __m256i, step: usize) -> __m256i {
 /// The machine has AVX2, FMA and F16C; there is a block at `at`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn scales_mins(rows: &Eight, at: usize) -> Head {
+pub(super) unsafe fn scales_mins<E: Turn>(rows: &E, at: usize) -> Head {
     // SAFETY: a block is longer than sixteen bytes.
-    let [halves, s, m, low] = unsafe { turn(rows, at) };
+    let [halves, s, m, low] = unsafe { rows.turn(at) };
     let (six, four, two) = (_mm256_set1_epi8(0x3f), _mm256_set1_epi8(0x0f), _mm256_set1_epi8(0x30));
     // The first four have their six bits together; the last four have four of them in the common bytes and two above those of the first.
     let upper = |v: __m256i| _mm256_and_si256(_mm256_srli_epi16::<2>(v), two);
@@ -196,11 +215,10 @@ pub(super) fn signed_scales<const SHIFT: i32>(quarters: Run, d: __m256) -> Head 
 /// The machine has AVX2, FMA and F16C; the rows have that block.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn fill_large<W: TurnedLarge>(rows: &Rows, b: usize, strip: &mut Strip) {
-    for (h, rows) in halves(rows).iter().enumerate() {
+pub(super) unsafe fn fill_large<W: TurnedLarge, E: Turn>(halves: &[E; 2], b: usize, strip: &mut Strip) {
+    for (h, rows) in halves.iter().enumerate() {
         // SAFETY: the caller's promise.
         unsafe {
-            rows.iter().for_each(|row| x86::prefetch(row.wrapping_add((b + 1) * W::BYTES), W::BYTES));
             let head = W::head(rows, b * W::BYTES);
             (strip.d[0][h], strip.m[0][h]) = (head.d, head.dmin);
             for g in 0..256 / W::GROUP {
@@ -227,6 +245,18 @@ pub(super) unsafe fn fill_large<W: TurnedLarge>(rows: &Rows, b: usize, strip: &m
             }
         }
     }
+}
+
+/// As [`fill_large`], of rows one after the other; asks for their next blocks.
+///
+/// # Safety
+/// As [`fill_large`].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn fill_rows<W: TurnedLarge>(rows: &Rows, b: usize, strip: &mut Strip) {
+    rows.iter().for_each(|row| x86::prefetch(row.wrapping_add((b + 1) * W::BYTES), W::BYTES));
+    // SAFETY: the caller's promise.
+    unsafe { fill_large::<W, Eight>(&halves(rows), b, strip) }
 }
 
 /// Turns `n` blocks of sixteen rows from block `first` on.
