@@ -7,7 +7,7 @@ use forebay_format::layout::superblock::hex;
 use forebay_format::model::{Activation, Ffn, LayerSpec, Mixer, Rope, RopeScaling};
 use forebay_format::reference::Reader;
 use forebay_format::validate_pack::{matrix_bytes, role_name};
-use forebay_format::{BundleId, Kind};
+use forebay_format::{BundleId, Kind, QuantType, Tiling};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -216,17 +216,18 @@ pub fn tensors(r: &Reader) -> String {
         let bytes = matrix_bytes(p.qtype, p.rows as u64, p.cols as u64).unwrap_or(0);
         let shape = format!("[{}, {}]", p.rows, p.cols);
         text += &format!(
-            "{:<16} {:<20} {:<6} {shape:<18} {:>8}  {}\n",
+            "{:<16} {:<20} {:<16} {shape:<18} {:>8}  {}\n",
             run.to_string(),
             role_name(p.role),
-            p.qtype.name(),
+            typed(p.qtype, p.tiling),
             size(bytes),
             p.source
         );
     }
     for (layer, place) in r.manifest.experts.iter().enumerate().filter_map(|(l, p)| Some((l, p.as_ref()?))) {
         let count = r.index.count(Kind::Expert, layer as u32);
-        let types = format!("{}/{}/{}", place.gate.name(), place.up.name(), place.down.name());
+        let parts = [(place.gate, place.tiling), (place.up, place.tiling), (place.down, place.down_tiling)];
+        let types = parts.map(|(qtype, tiling)| typed(qtype, tiling)).join("/");
         text +=
             &format!("layer {layer} experts x {count}: gate/up/down {types}, {} slices, {}\n", place.slices.len(), place.source.join(" "));
     }
@@ -241,6 +242,14 @@ pub fn tensors(r: &Reader) -> String {
         text += &format!("carried {i:<8} {:<6} {:?}  {}\n", c.qtype.name(), c.shape, c.name);
     }
     text
+}
+
+/// A type, and the order of its rows' bytes if that is another than row after row.
+fn typed(qtype: QuantType, tiling: Tiling) -> String {
+    match tiling {
+        Tiling::RowMajor => qtype.name().to_owned(),
+        Tiling::Dwords16 => format!("{} dwords_16", qtype.name()),
+    }
 }
 
 /// Everything but tokenizer and template text, as one object. `with_layers` and `with_tensors` add the long lists.

@@ -4,7 +4,9 @@
 //! kernel set. GB/s count weight bytes; the best of several runs counts. "cache": a matrix of about 700 KB, one thread. "memory": 192 MB,
 //! all threads. "of read": that as a part of the plain read. Then 2, 8 and 64 activation rows, all threads, in billions of multiply-adds a second.
 //!
-//! `-- --count TYPE SET` makes one product instead ([`COUNTED_ROWS`] rows, one activation row, one thread), for a tool that counts
+//! Types with kernels for interleaved rows have a second row for those.
+//!
+//! `-- --count TYPE SET [interleaved]` makes one product instead ([`COUNTED_ROWS`] rows, one activation row, one thread), for a tool that counts
 //! instructions: see `docs/kernels.md`.
 
 use forebay::kernels::{ActivationMode, Activations, KernelSet, Kernels, Matrix, Pool};
@@ -82,7 +84,7 @@ fn counted_product(k: &Kernels, pool: &Pool, w: &Matrix<'_>, a: &Activations, ou
     k.matmul(pool, w, a, out);
 }
 
-fn count(t: QuantType, set: KernelSet) {
+fn count(t: QuantType, set: KernelSet, tiling: Tiling) {
     let pool = Pool::new(1);
     let Some(k) = Kernels::with_set(set, ActivationMode::Int8) else {
         eprintln!("this machine does not run {set:?}");
@@ -91,21 +93,22 @@ fn count(t: QuantType, set: KernelSet) {
     let (data, rows) = weights(t, t.row_bytes(COLS).unwrap_or(1) * COUNTED_ROWS);
     let a = activations(&k, &pool, t, 1);
     let mut out = vec![0.0; rows];
-    counted_product(&k, &pool, &Matrix::whole(t, rows, COLS, &data), &a, black_box(&mut out));
+    counted_product(&k, &pool, &Matrix::whole(t, rows, COLS, &data).tiled(tiling), &a, black_box(&mut out));
     println!("{} {}: {rows} x {COLS}, first result {}", t.name(), k.name(), out[0]);
 }
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    if let [flag, t, set] = &arguments[..]
+    if let [flag, t, set, order @ ..] = &arguments[..]
         && flag == "--count"
     {
+        let tiling = if order == ["interleaved"] { Tiling::Dwords16 } else { Tiling::RowMajor };
         let set = SETS.into_iter().find(|s| format!("{s:?}").eq_ignore_ascii_case(set));
         let (Some(t), Some(set)) = (QuantType::from_name(t), set) else {
-            eprintln!("--count TYPE scalar|avx2|avx512|neon");
+            eprintln!("--count TYPE scalar|avx2|avx512|neon [interleaved]");
             std::process::exit(2);
         };
-        return count(t, set);
+        return count(t, set, tiling);
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let pools = [Pool::new(1), Pool::new(threads)];

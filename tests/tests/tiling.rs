@@ -10,6 +10,7 @@ use forebay_repack::verify::{Depth, Findings, verify};
 use forebay_repack::write::Silent;
 use forebay_repack::{arch, source};
 use forebay_tests::packs;
+use forebay_tests::programs::run;
 use forebay_tests::toy::{Mixed, VOCAB, write_mixed_gguf};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -136,4 +137,26 @@ fn results_are_those_of_rows_one_after_the_other() {
             assert!(logits(&packs.tiled, &options, chunk) == tiled, "{activations:?}, {threads} threads, chunks of {chunk}");
         }
     }
+}
+
+#[test]
+fn programs_say_and_do_it() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = |name: &str| dir.path().join(name).to_str().expect("a path").to_owned();
+    let gguf = path("model.gguf");
+    let mixed = Mixed { types: &[QuantType::Q4_K], layers: 1, decoded: false, damaged: None };
+    write_mixed_gguf(Path::new(&gguf), &mixed).unwrap_or_else(|e| panic!("{e}"));
+    let (tiled, plain) = (path("tiled.fby"), path("plain.fby"));
+    run("forebay-repack", &["convert", &gguf, "-o", &tiled]).expect(0);
+    run("forebay-repack", &["convert", &gguf, "-o", &plain, "--tiling", "off"]).expect(0);
+    assert_eq!(run("forebay-repack", &["convert", &gguf, "-o", &path("x.fby"), "--tiling", "hilbert"]).code, Some(2));
+    for (pack, interleaved) in [(&tiled, true), (&plain, false)] {
+        let listed = run("forebay-repack", &["inspect", pack, "--tensors"]).expect(0).out;
+        assert_eq!(listed.contains("q4_k dwords_16"), interleaved, "{listed}");
+        run("forebay-repack", &["verify", pack, "--source", &gguf]).expect(0);
+    }
+    let exact = ["abc", "-n", "8", "--temp", "0", "--raw", "--json", "--activations", "f32"];
+    let tokens = |pack: &str| run("forebay", &[&["run", pack][..], &exact].concat()).expect(0).json()["tokens"].clone();
+    assert_eq!(tokens(&tiled), tokens(&plain));
+    assert!(tokens(&tiled).as_array().is_some_and(|list| !list.is_empty()));
 }

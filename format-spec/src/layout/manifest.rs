@@ -76,7 +76,7 @@ pub struct TensorPlace {
 }
 
 /// Order in which the bytes of a matrix's rows are stored: a reversible permutation. [`crate::tiling`] does the arithmetic.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tiling {
     /// Row after row.

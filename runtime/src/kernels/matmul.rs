@@ -54,7 +54,7 @@ struct Shared<'a> {
 }
 
 thread_local! {
-    /// Rows of a tile that were interleaved and have no kernels for that. At most [`ROWS`] of them, kept from claim to claim.
+    /// Rows that were interleaved and have no kernels for that: about [`CHUNK_BYTES`] of them, kept from claim to claim.
     static APART: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -175,9 +175,10 @@ impl Kernels {
             return tiles(job, form, of, row_bytes, rows);
         }
         APART.with_borrow_mut(|apart| {
+            let most = (CHUNK_BYTES / row_bytes.max(1) / TILE_ROWS * TILE_ROWS).clamp(TILE_ROWS, ROWS);
             let mut first = rows.start;
             while first < rows.end {
-                let n = ROWS.min(rows.end - first).min(job.w.piece_rows - first % job.w.piece_rows);
+                let n = most.min(rows.end - first).min(job.w.piece_rows - first % job.w.piece_rows);
                 apart.resize(n * row_bytes, 0);
                 deinterleave(row_bytes, job.w.tiles(first, n, row_bytes), apart);
                 let w = Matrix { bytes: apart, piece_rows: n, tiling: Tiling::RowMajor, ..job.w };

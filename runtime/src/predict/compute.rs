@@ -11,8 +11,9 @@ use crate::model;
 use crate::scratch::Step;
 use crate::store::Resident;
 use crate::window::arena::Arena;
-use forebay_format::BundleId;
 use forebay_format::layout::sums::chunk_sum;
+use forebay_format::tiling::TILE_ROWS;
+use forebay_format::{BundleId, Tiling};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -262,7 +263,9 @@ impl Clock {
         let (cols, all) = (p.cols as usize, p.rows as usize);
         let Some(row) = p.qtype.row_bytes(cols).filter(|row| (1..=MEMORY).contains(row)) else { return 0.0 };
         let longest = if n == 1 { LONGEST[0] } else { LONGEST[1] };
-        let rows = (longest / row).next_multiple_of(16).min(MEMORY / row).min(all).max(1);
+        let rows = (longest / row).next_multiple_of(TILE_ROWS).min(MEMORY / row).min(all).max(1);
+        // Fewer than a tile fit only where a row takes megabytes.
+        let (rows, tiling) = if rows < TILE_ROWS { (rows, Tiling::RowMajor) } else { (rows / TILE_ROWS * TILE_ROWS, p.tiling) };
         let x: Vec<f32> = (0..n * cols).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
         let mut activations = Activations::new(n, cols, self.kernels.mode());
         let mut out = vec![0.0; n * rows];
@@ -271,7 +274,7 @@ impl Clock {
         let seconds = Clock::time(|| {
             let at = Clock::fresh(next, rows * row);
             activations.load(pool, kernels, &x, n, cols, &[p.qtype]);
-            let w = Matrix::whole(p.qtype, rows, cols, &bytes[at..at + rows * row]);
+            let w = Matrix::whole(p.qtype, rows, cols, &bytes[at..at + rows * row]).tiled(tiling);
             kernels.matmul(pool, &w, &activations, std::hint::black_box(&mut out));
         });
         seconds * all as f64 / rows as f64

@@ -44,10 +44,10 @@ impl Grouped {
         let record = index.get(BundleId::neurons(layer, 0)).ok()?;
         let first = index.layout(record).slices.first().copied()?;
         let (inner, hidden) = (u64::from(shape.inner), u64::from(shape.hidden));
-        let row = |qtype| Product { qtype, rows: inner, cols: hidden };
+        let row = |qtype| Product::new(qtype, inner, hidden);
         let down = match shape.down_order {
             NeuronDown::Transposed => row(shape.down),
-            NeuronDown::Blocks => Product { qtype: shape.down, rows: hidden, cols: inner },
+            NeuronDown::Blocks => Product::new(shape.down, hidden, inner),
         };
         let others = shape.up.map(row).into_iter().chain([down]).collect();
         let bytes = [record.length, first];

@@ -3,7 +3,7 @@
 use super::neurons::Grouped;
 use forebay_format::layout::manifest::TensorPlace;
 use forebay_format::model::{Attention, Ffn, Mixer, Role};
-use forebay_format::{BundleId, Index, Kind, Manifest, QuantType};
+use forebay_format::{BundleId, Index, Kind, Manifest, QuantType, Tiling};
 use std::collections::BTreeMap;
 
 /// A matrix times activation rows: one fork-join. Matrices that read the same input together count as one.
@@ -15,9 +15,16 @@ pub struct Product {
     pub rows: u64,
     /// Values in a row.
     pub cols: u64,
+    /// Order of the rows' bytes.
+    pub tiling: Tiling,
 }
 
 impl Product {
+    /// Rows one after the other.
+    pub fn new(qtype: QuantType, rows: u64, cols: u64) -> Product {
+        Product { qtype, rows, cols, tiling: Tiling::RowMajor }
+    }
+
     /// Bytes of the weights.
     pub fn bytes(&self) -> u64 {
         let row = usize::try_from(self.cols).ok().and_then(|cols| self.qtype.row_bytes(cols));
@@ -133,9 +140,9 @@ impl Work {
                     top_k: r.top_k,
                     bytes: length(BundleId::expert(layer, 0)),
                     slices: place.slices.len() as u64,
-                    into: Product { qtype: place.gate, rows: 2 * inner, cols: hidden },
-                    back: Product { qtype: place.down, rows: hidden, cols: inner },
-                    guess: Product { qtype: QuantType::Q8_0, rows: u64::from(r.experts), cols: hidden },
+                    into: Product { tiling: place.tiling, ..Product::new(place.gate, 2 * inner, hidden) },
+                    back: Product { tiling: place.down_tiling, ..Product::new(place.down, hidden, inner) },
+                    guess: Product::new(QuantType::Q8_0, u64::from(r.experts), hidden),
                 })
             })
             .collect();
@@ -188,16 +195,16 @@ const GROUPS: [&[Role]; 9] = [
 ];
 
 fn product(place: &TensorPlace) -> Product {
-    Product { qtype: place.qtype, rows: u64::from(place.rows), cols: u64::from(place.cols) }
+    Product { tiling: place.tiling, ..Product::new(place.qtype, u64::from(place.rows), u64::from(place.cols)) }
 }
 
-/// The matrices with one of these roles, those of one type and width as one.
+/// The matrices with one of these roles, those of one type, width and order as one.
 fn products(places: &[TensorPlace], roles: &[Role]) -> Vec<Product> {
-    let mut rows: BTreeMap<(QuantType, u64), u64> = BTreeMap::new();
+    let mut rows: BTreeMap<(QuantType, u64, Tiling), u64> = BTreeMap::new();
     for p in places.iter().filter(|p| roles.contains(&p.role)).map(product) {
-        *rows.entry((p.qtype, p.cols)).or_default() += p.rows;
+        *rows.entry((p.qtype, p.cols, p.tiling)).or_default() += p.rows;
     }
-    rows.into_iter().map(|((qtype, cols), rows)| Product { qtype, rows, cols }).collect()
+    rows.into_iter().map(|((qtype, cols, tiling), rows)| Product { qtype, rows, cols, tiling }).collect()
 }
 
 fn grouped(manifest: &Manifest, index: &Index) -> Vec<Grouped> {
