@@ -1,6 +1,6 @@
 //! Sixteen weight rows that lie interleaved by dwords (`Tiling::Dwords16`: dword `i` of row `r` at byte `64 * i + 4 * r` of the tile), with AVX2: lane `r` of a vector belongs to row
-//! `r` as it is read. Nothing is turned, nothing is added across lanes, and a tile is one run of bytes to the memory. 46 instructions instead of 94 for 256 weights of `q4_k` and one
-//! activation row. Float operations are those of rows by themselves, in their order: the same bits.
+//! `r` as it is read. Nothing is turned, nothing is added across lanes, and a tile is one run of bytes to the memory. 65 instructions instead of 93 for 256 weights of `q4_k` and one
+//! activation row (`q5_k` 111 instead of 117). Float operations are those of rows by themselves, in their order: the same bits.
 
 use super::super::blocks::QRow;
 use super::avx2::{self as x86, Large, Min};
@@ -158,8 +158,8 @@ pub(super) unsafe fn one<W: TurnedLarge>(rows: &Rows, blocks: usize, acts: &[QRo
     unsafe { few::<W, 1>(rows, blocks, acts, out) }
 }
 
-/// Activation rows up to which unpacking weights anew for every four takes no more than unpacking them once into a strip: two threads do 171 and 106 billion multiply-adds a second
-/// with 8 rows of `q4_k` from cache, 173 and 149 with 16, 148 and 175 with 64.
+/// Activation rows up to which unpacking weights anew for every four takes no more than unpacking them once into a strip: two threads do 171 and 112 billion multiply-adds a second
+/// with 8 rows of `q4_k` from cache, 170 and 150 with 16, 172 and 174 with 24 and more; `q5_k` 125 and 113 with 16, 101 and 127 with 24.
 const FEW: usize = 16;
 
 /// Products of several activation rows, at most [`MANY`](super::super::ops::MANY).
