@@ -1,6 +1,6 @@
 //! Made-up packs: the shape of the configuration, valid to the last byte, the same on any number of threads, and honest about shared places.
 
-use forebay_format::layout::{FEATURE_ALIASED, FEATURE_EXPERTS, FEATURE_NEURON_GROUPS};
+use forebay_format::layout::{FEATURE_ALIASED, FEATURE_EXPERTS, FEATURE_NEURON_GROUPS, FEATURE_TILED_ROWS};
 use forebay_format::model::{Ffn, Role};
 use forebay_format::reference::Reader;
 use forebay_format::{BundleId, Kind, QuantType};
@@ -64,7 +64,7 @@ fn a_pack_has_the_shape_of_its_configuration_and_sane_values() {
     let path = made(dir.path(), "one.fby", &hybrid(), options(1), 1);
     assert_eq!(check(&path).problems, []);
     let reader = Reader::open(&path).unwrap();
-    assert_eq!(reader.superblock.required, FEATURE_EXPERTS);
+    assert_eq!(reader.superblock.required, FEATURE_EXPERTS | FEATURE_TILED_ROWS);
     assert_eq!(reader.manifest.spec.vocab, 600);
     assert!(reader.manifest.provenance.notes["synthetic"].contains("seed 7"));
     assert_eq!(reader.manifest.provenance.format, "synthetic");
@@ -97,7 +97,7 @@ fn experts_that_share_a_place_are_bundles_of_their_own() {
     let dir = tempfile::tempdir().unwrap();
     let path = made(dir.path(), "aliased.fby", &hybrid(), options(4), 2);
     let reader = Reader::open(&path).unwrap();
-    assert_eq!(reader.superblock.required, FEATURE_EXPERTS | FEATURE_ALIASED);
+    assert_eq!(reader.superblock.required, FEATURE_EXPERTS | FEATURE_TILED_ROWS | FEATURE_ALIASED);
     assert_eq!(reader.manifest.provenance.notes["alias"], "4");
     // Ten experts in places of four, four and two.
     assert_eq!((reader.index.count(Kind::Expert, 0), reader.index.aliased()), (EXPERTS, 2 * (EXPERTS as usize - 3)));
