@@ -71,9 +71,7 @@ impl Matrix {
             _ => self.bytes.extend_from_slice(rows),
         }
     }
-}
 
-impl Matrix {
     /// One row as f32; `None` if there is no such row.
     pub fn row(&self, row: u32) -> Option<Vec<f32>> {
         let len = self.qtype.row_bytes(self.cols as usize)?;

@@ -131,7 +131,7 @@ fn results_are_those_of_rows_one_after_the_other() {
         if activations == ActivationMode::F32 || matches!(set, KernelSet::Scalar | KernelSet::Avx2) {
             assert!(tiled == plain, "{activations:?} {set:?}");
         }
-        // The law, on interleaved rows: nor do memory, threads and chunks change a bit.
+        // The law, on interleaved rows: threads and chunks change no bit.
         for (threads, chunk) in [(1, 25), (3, 4), (2, 1)] {
             let options = Options { threads: Some(threads), ..options.clone() };
             assert!(logits(&packs.tiled, &options, chunk) == tiled, "{activations:?}, {threads} threads, chunks of {chunk}");

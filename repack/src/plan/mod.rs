@@ -416,20 +416,17 @@ impl Planner<'_> {
 
     /// Orders of gate and up rows, and of down rows: interleaved if that pays and all slices are whole tiles.
     fn expert_tilings(&self, [gate, up, down]: [QuantType; 3], [hidden, inner]: [u32; 2], slices: &[ExpertSlice]) -> (Tiling, Tiling) {
-        let mut tilings = (self.tilings.of(gate, 0, hidden as u64), self.tilings.of(down, 0, inner as u64));
-        for slice in slices {
-            match *slice {
-                ExpertSlice::GateUp { rows, .. } => {
-                    let whole = [gate, up].into_iter().all(|q| !self.tilings.of(q, rows as u64, hidden as u64).is_row_major());
-                    tilings.0 = if whole { tilings.0 } else { Tiling::RowMajor };
-                }
-                ExpertSlice::Down { rows, .. } if self.tilings.of(down, rows as u64, inner as u64).is_row_major() => {
-                    tilings.1 = Tiling::RowMajor;
-                }
-                ExpertSlice::Down { .. } => {}
-            }
-        }
-        tilings
+        let of = |qtype: QuantType, rows: u32, cols: u32| self.tilings.of(qtype, rows as u64, cols as u64);
+        let gate_up = slices.iter().filter_map(|s| match *s {
+            ExpertSlice::GateUp { rows, .. } => Some(of(gate, rows, hidden).min(of(up, rows, hidden))),
+            ExpertSlice::Down { .. } => None,
+        });
+        let down = slices.iter().filter_map(|s| match *s {
+            ExpertSlice::GateUp { .. } => None,
+            ExpertSlice::Down { rows, .. } => Some(of(down, rows, inner)),
+        });
+        // The least: row after row, if one of them has to be.
+        (gate_up.min().unwrap_or_default(), down.min().unwrap_or_default())
     }
 
     fn carried(&self, runs: &mut Runs, carried: &[usize]) -> Result<Vec<CarriedTensor>> {

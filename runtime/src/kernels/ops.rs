@@ -23,8 +23,8 @@ pub(super) struct Dots {
     pub eight: Dot<8>,
 }
 
-/// Weight rows of a tile.
-pub(super) const TILE_ROWS: usize = 16;
+/// Weight rows of a tile: as many as packs interleave.
+pub(super) const TILE_ROWS: usize = forebay_format::tiling::TILE_ROWS;
 
 /// Integer products of [`TILE_ROWS`] weight rows of so many blocks with all activation rows that are given; results `[activation row][weight row]`.
 ///

@@ -13,7 +13,7 @@ pub(super) type Run = [__m256i; 4];
 
 /// Eight rows whose dwords can be had side by side.
 pub(super) trait Turn {
-    /// Four dwords of each row from byte `at` on, a multiple of four: vector `i` has dword `i` of all rows.
+    /// Four dwords of each row from byte `at` on (a multiple of four where rows are interleaved): vector `i` has dword `i` of all rows.
     ///
     /// # Safety
     /// The machine has AVX2, FMA and F16C; sixteen bytes from `at` on are inside each row.
