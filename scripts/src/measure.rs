@@ -70,6 +70,14 @@ pub fn fio(file: &str, bytes: u64, depth: u64, sequential: bool) -> Result<Optio
     Ok(run(None, &line)?.number("/jobs/0/read/bw_bytes"))
 }
 
+/// Reads all of a file past the page cache, so that a drive whose host caches has it at hand, as far as that goes; bytes a second.
+pub fn read_through(file: &str) -> Result<f64> {
+    let bytes = std::fs::metadata(file).with_context(|| file.to_string())?.len();
+    let started = std::time::Instant::now();
+    shell::outputs(command("dd", &[&format!("if={file}"), "of=/dev/null", "bs=4M", "iflag=direct"]))?;
+    Ok(bytes as f64 / started.elapsed().as_secs_f64())
+}
+
 /// Runs a program whose standard output holds a JSON object or array.
 pub fn run(limit: Option<&str>, line: &[&str]) -> Result<Measured> {
     let script = root().join("scripts/with-ram-limit.sh").to_string_lossy().into_owned();

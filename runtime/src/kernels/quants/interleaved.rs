@@ -158,43 +158,22 @@ pub(super) unsafe fn one<W: TurnedLarge>(rows: &Rows, blocks: usize, acts: &[QRo
     unsafe { few::<W, 1>(rows, blocks, acts, out) }
 }
 
-/// Activation rows up to which unpacking weights anew for every four takes no more than unpacking them once into a strip: two threads do 171 and 112 billion multiply-adds a second
-/// with 8 rows of `q4_k` from cache, 170 and 150 with 16, 172 and 174 with 24 and more; `q5_k` 125 and 113 with 16, 101 and 127 with 24.
-const FEW: usize = 16;
-
-/// Products of several activation rows, at most [`MANY`](super::super::ops::MANY).
+/// Products of several activation rows, at most [`MANY`](super::super::ops::MANY). Up to `FEW` of them (at most four) take the weights as they are unpacked, more of them a strip. Billions of
+/// multiply-adds a second, two threads, from cache, unpacked as they go and with a strip: 2, 3, 4, 6 and 12 rows of `q4_k` 130 and 114, 156 and 142, 165 and 147, 136 and 173, 144 and
+/// 193; 2, 3 and 4 of `q5_k` 79 and 82, 93 and 114, 99 and 112.
 ///
 /// # Safety
 /// As [`few`].
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn many<W: TurnedLarge>(rows: &Rows, blocks: usize, acts: &[QRow<'_>], out: &mut Results) {
+pub(super) unsafe fn many<W: TurnedLarge, const FEW: usize>(rows: &Rows, blocks: usize, acts: &[QRow<'_>], out: &mut Results) {
     // SAFETY: the caller's promise.
     unsafe {
-        if acts.len() > FEW {
-            return passes::many_large::<Of<W>>(rows, blocks, acts, out);
-        }
-        let mut done = 0;
-        while done < acts.len() {
-            let (acts, out) = (&acts[done..], &mut out[done..]);
-            // Fours, but never one by itself at the end.
-            done += match acts.len() {
-                1 => taken::<W, 1>(rows, blocks, acts, out),
-                2 => taken::<W, 2>(rows, blocks, acts, out),
-                3 | 5 | 6 | 9 => taken::<W, 3>(rows, blocks, acts, out),
-                _ => taken::<W, 4>(rows, blocks, acts, out),
-            };
+        match acts.len() {
+            1 => few::<W, 1>(rows, blocks, acts, out),
+            2 if FEW >= 2 => few::<W, 2>(rows, blocks, acts, out),
+            3 if FEW >= 3 => few::<W, 3>(rows, blocks, acts, out),
+            4 if FEW >= 4 => few::<W, 4>(rows, blocks, acts, out),
+            _ => passes::many_large::<Of<W>>(rows, blocks, acts, out),
         }
     }
-}
-
-/// [`few`]; returns `A`.
-///
-/// # Safety
-/// As [`few`].
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn taken<W: TurnedLarge, const A: usize>(rows: &Rows, blocks: usize, acts: &[QRow<'_>], out: &mut Results) -> usize {
-    // SAFETY: the caller's promise.
-    unsafe { few::<W, A>(rows, blocks, acts, out) };
-    A
 }

@@ -3,7 +3,7 @@
 
 use super::super::blocks::QRow;
 use super::super::ops::MANY;
-use super::avx2::Min;
+use super::avx2::{self as x86, Min};
 use super::gemm::{LargeType, Pair, PairF, Panel, Results, Rows, SmallType, Strip, Unpacked, widened};
 use std::arch::x86_64::*;
 use std::cell::UnsafeCell;
@@ -227,6 +227,9 @@ unsafe fn pass_large<W: LargeType, const A: usize>(
         match W::PANEL {
             Panel::Bytes(chunk) => {
                 let q: [*const i8; A] = std::array::from_fn(|j| acts.get_unchecked(first + j).q.as_ptr().add(256 * b));
+                for j in 0..A {
+                    x86::prefetch_here(acts.get_unchecked(first + j).sums.as_ptr().add(16 * b).cast(), 32);
+                }
                 for g in 0..256 / W::GROUP {
                     let at: [*const i8; A] = std::array::from_fn(|j| q[j].add(g * W::GROUP));
                     let w = &strip.q[g * W::GROUP / 4..];
@@ -236,6 +239,7 @@ unsafe fn pass_large<W: LargeType, const A: usize>(
                         (_, 2) => bytes_group::<A, 4, 2>(w, strip.scale[g], &at, &mut total),
                         _ => bytes_group::<A, 4, 4>(w, strip.scale[g], &at, &mut total),
                     }
+                    total.as_flattened_mut().iter_mut().for_each(|total| pin(total));
                 }
             }
             Panel::Words => {

@@ -24,7 +24,7 @@ pub mod avx2 {
     x86::large!(144, Min::Float, Panel::Bytes(8), 32, turned, k_header::one::<Type>);
 
     pub(in crate::kernels::quants) const INTERLEAVED: Tiles =
-        Tiles { one: interleaved::one::<Type>, many: interleaved::many::<Type>, most: MANY };
+        Tiles { one: interleaved::one::<Type>, many: interleaved::many::<Type, 4>, most: MANY };
 
     impl turned::TurnedLarge for Type {
         const RUNS: usize = 2;
