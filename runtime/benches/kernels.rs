@@ -102,9 +102,13 @@ fn main() {
     if let [flag, t, set, order @ ..] = &arguments[..]
         && flag == "--count"
     {
-        let tiling = if order == ["interleaved"] { Tiling::Dwords16 } else { Tiling::RowMajor };
+        let tiling = match order {
+            [] => Some(Tiling::RowMajor),
+            [word] if word == "interleaved" => Some(Tiling::Dwords16),
+            _ => None,
+        };
         let set = SETS.into_iter().find(|s| format!("{s:?}").eq_ignore_ascii_case(set));
-        let (Some(t), Some(set)) = (QuantType::from_name(t), set) else {
+        let (Some(t), Some(set), Some(tiling)) = (QuantType::from_name(t), set, tiling) else {
             eprintln!("--count TYPE scalar|avx2|avx512|neon [interleaved]");
             std::process::exit(2);
         };

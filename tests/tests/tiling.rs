@@ -1,7 +1,9 @@
 //! Packs with interleaved rows: the same weights as without, the same results, and damage that is named by its row.
 
+use forebay::budget::MemoryPlan;
 use forebay::kernels::{ActivationMode, KernelSet, Kernels};
-use forebay::{Engine, Options, Wanted};
+use forebay::pack::Pack;
+use forebay::{Engine, Options, Wanted, engine};
 use forebay_format::model::Role;
 use forebay_format::reference::Reader;
 use forebay_format::{BundleId, Kind, QuantType, Tiling};
@@ -106,7 +108,10 @@ fn a_weight_that_is_not_the_sources_is_named_by_its_row() {
 
 /// Logits of a prompt, in one feed or in several, and of single tokens after it.
 fn logits(pack: &Path, options: &Options, chunk: usize) -> Vec<u32> {
-    let mut engine = Engine::open(pack, options).unwrap_or_else(|e| panic!("{e}"));
+    logits_of(Engine::open(pack, options).unwrap_or_else(|e| panic!("{e}")), chunk)
+}
+
+fn logits_of(mut engine: Engine, chunk: usize) -> Vec<u32> {
     let tokens: Vec<u32> = (0..30u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 7) % VOCAB as u32).collect();
     let mut all: Vec<u32> = Vec::new();
     let mut keep = |_: usize, row: &[f32]| all.extend(row.iter().map(|v| v.to_bits()));
@@ -135,6 +140,33 @@ fn results_are_those_of_rows_one_after_the_other() {
         for (threads, chunk) in [(1, 25), (3, 4), (2, 1)] {
             let options = Options { threads: Some(threads), ..options.clone() };
             assert!(logits(&packs.tiled, &options, chunk) == tiled, "{activations:?}, {threads} threads, chunks of {chunk}");
+        }
+    }
+}
+
+/// Interleaved rows that come through a window and through a ring of layers, with kernels for them (8 bits) and taken apart (f32).
+#[test]
+fn what_stays_in_memory_changes_no_bit() {
+    let packs = made(&TYPES);
+    let (context, chunk) = (64, 25);
+    for activations in [ActivationMode::F32, ActivationMode::Int8] {
+        let options = Options { activations, context: Some(context), threads: Some(2), ..Options::default() };
+        let everything = logits(&packs.tiled, &options, 25);
+        for (small_window, streamed, ring) in [(true, vec![], 0), (true, vec![1], 1), (false, vec![0, 2], 2), (true, vec![0, 1, 2], 2)] {
+            let pack = Pack::open(&packs.tiled).unwrap_or_else(|e| panic!("{e}"));
+            let needs = engine::needs(&pack.manifest, context, chunk, &options);
+            let plan = MemoryPlan::new(&pack.manifest, &pack.index, &pack.superblock, &needs, 4 << 30);
+            let mut plan = plan.unwrap_or_else(|e| panic!("{e}"));
+            let run = |&l: &u32| pack.index.get(BundleId::trunk(l)).map_or(0, |r| r.length);
+            (plan.ring_spans, plan.ring_span_bytes) = (ring, streamed.iter().map(run).max().unwrap_or(0));
+            if small_window {
+                plan.slots = plan.floor_slots;
+                assert!(plan.slots < plan.experts, "the window holds everything");
+            }
+            let case = format!("{activations:?}, {} of {} experts, {streamed:?} streamed", plan.slots, plan.experts);
+            plan.streamed = streamed;
+            let engine = Engine::with_plan(pack, plan, context, chunk, &options).unwrap_or_else(|e| panic!("{case}: {e}"));
+            assert!(logits_of(engine, 7) == everything, "{case}");
         }
     }
 }

@@ -227,6 +227,7 @@ unsafe fn pass_large<W: LargeType, const A: usize>(
         match W::PANEL {
             Panel::Bytes(chunk) => {
                 let q: [*const i8; A] = std::array::from_fn(|j| acts.get_unchecked(first + j).q.as_ptr().add(256 * b));
+                // They are needed when the block is done, and lie in the second-level cache.
                 for j in 0..A {
                     x86::prefetch_here(acts.get_unchecked(first + j).sums.as_ptr().add(16 * b).cast(), 32);
                 }
@@ -239,6 +240,8 @@ unsafe fn pass_large<W: LargeType, const A: usize>(
                         (_, 2) => bytes_group::<A, 4, 2>(w, strip.scale[g], &at, &mut total),
                         _ => bytes_group::<A, 4, 4>(w, strip.scale[g], &at, &mut total),
                     }
+                    // Or all products with scales are put off to the end of the block, and what they multiply is kept in memory until then: of `q4_k` 167 billion multiply-adds a
+                    // second with 8 rows instead of 115, 211 instead of 174 with 64.
                     total.as_flattened_mut().iter_mut().for_each(|total| pin(total));
                 }
             }
