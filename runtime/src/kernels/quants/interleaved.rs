@@ -159,8 +159,8 @@ pub(super) unsafe fn one<W: TurnedLarge>(rows: &Rows, blocks: usize, acts: &[QRo
 }
 
 /// Products of several activation rows, at most [`MANY`](super::super::ops::MANY). Up to `FEW` of them (at most four) take the weights as they are unpacked, more of them a strip. Billions of
-/// multiply-adds a second, two threads, from cache, unpacked as they go and with a strip: 2, 3, 4, 6 and 12 rows of `q4_k` 130 and 114, 156 and 142, 165 and 147, 136 and 173, 144 and
-/// 193; 2, 3 and 4 of `q5_k` 79 and 82, 93 and 114, 99 and 112.
+/// multiply-adds a second, two threads, from cache, medians of three or four, unpacked as they go and with a strip: 2, 3, 4, 6 and 12 rows of `q4_k` 130 and 114, 143 and 142, 153 and 147,
+/// 136 and 173, 144 and 193; 2, 3 and 4 of `q5_k` 79 and 82, 93 and 114, 99 and 112.
 ///
 /// # Safety
 /// As [`few`].

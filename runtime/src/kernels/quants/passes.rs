@@ -240,7 +240,7 @@ unsafe fn pass_large<W: LargeType, const A: usize>(
                         (_, 2) => bytes_group::<A, 4, 2>(w, strip.scale[g], &at, &mut total),
                         _ => bytes_group::<A, 4, 4>(w, strip.scale[g], &at, &mut total),
                     }
-                    // Or all products with scales are put off to the end of the block, and what they multiply is kept in memory until then: of `q4_k` 167 billion multiply-adds a
+                    // Without this the compiler puts all products with scales off to the end of the block and keeps what they multiply in memory until then: of `q4_k` 167 billion multiply-adds a
                     // second with 8 rows instead of 115, 211 instead of 174 with 64.
                     total.as_flattened_mut().iter_mut().for_each(|total| pin(total));
                 }
