@@ -123,22 +123,13 @@ table!(neon_ops, neon, INTEGER);
 #[cfg(target_arch = "aarch64")]
 table!(neon_base_ops, neon, BASE);
 
-/// Products of interleaved rows with AVX2.
+/// Products of interleaved rows with AVX2; machines with AVX-512 take them as well.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn avx2_interleaved(qtype: QuantType) -> Option<Tiles> {
     match qtype {
         QuantType::Q4_K => Some(q4_k::avx2::INTERLEAVED),
         QuantType::Q5_K => Some(q5_k::avx2::INTERLEAVED),
         _ => None,
-    }
-}
-
-/// Products of interleaved rows on machines with AVX-512. Q5_K goes with AVX2: its AVX-512 kernel is one of rows.
-#[cfg(target_arch = "x86_64")]
-pub(super) fn avx512_interleaved(qtype: QuantType) -> Option<Tiles> {
-    match qtype {
-        QuantType::Q4_K => Some(q4_k::avx512::INTERLEAVED),
-        _ => avx2_interleaved(qtype),
     }
 }
 

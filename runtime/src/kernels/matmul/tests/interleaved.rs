@@ -2,12 +2,11 @@
 
 use super::*;
 
-/// Whether rows of `t` that are interleaved give the bits of rows one after the other. NEON keeps four sums of a row by itself, and AVX-512 has a kernel of its own for rows of Q5_K.
+/// Whether rows of `t` that are interleaved give the bits of rows one after the other. NEON keeps four sums of a row by itself, and AVX-512 takes AVX2's kernels for those that are interleaved only.
 fn same_bits(k: &Kernels, t: QuantType) -> bool {
     match k.set() {
         KernelSet::Scalar | KernelSet::Avx2 => true,
-        KernelSet::Avx512 => t != QuantType::Q5_K || !k.interleaved(t),
-        KernelSet::Neon => !k.interleaved(t),
+        KernelSet::Avx512 | KernelSet::Neon => !k.interleaved(t),
     }
 }
 
