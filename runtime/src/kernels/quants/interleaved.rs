@@ -158,7 +158,7 @@ pub(super) unsafe fn one<W: TurnedLarge>(rows: &Rows, blocks: usize, acts: &[QRo
     unsafe { few::<W, 1>(rows, blocks, acts, out) }
 }
 
-/// Products of several activation rows, at most [`MANY`](super::super::ops::MANY). Up to `FEW` of them (at most four) take the weights as they are unpacked, more of them a strip. Billions of
+/// Products of several activation rows, at most [`MANY`](super::super::ops::MANY). Up to `FEW` of them (two to four) take the weights as they are unpacked, more of them a strip. Billions of
 /// multiply-adds a second, two threads, from cache, medians of three or four, unpacked as they go and with a strip: 2, 3, 4, 6 and 12 rows of `q4_k` 130 and 114, 143 and 142, 153 and 147,
 /// 136 and 173, 144 and 193; 2, 3 and 4 of `q5_k` 79 and 82, 93 and 114, 99 and 112.
 ///
@@ -169,8 +169,7 @@ pub(super) unsafe fn many<W: TurnedLarge, const FEW: usize>(rows: &Rows, blocks:
     // SAFETY: the caller's promise.
     unsafe {
         match acts.len() {
-            1 => few::<W, 1>(rows, blocks, acts, out),
-            2 if FEW >= 2 => few::<W, 2>(rows, blocks, acts, out),
+            2 => few::<W, 2>(rows, blocks, acts, out),
             3 if FEW >= 3 => few::<W, 3>(rows, blocks, acts, out),
             4 if FEW >= 4 => few::<W, 4>(rows, blocks, acts, out),
             _ => passes::many_large::<Of<W>>(rows, blocks, acts, out),

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Whether rows of `t` that are interleaved give the bits of rows one after the other. NEON keeps four sums of a row by itself, and AVX-512 takes AVX2's kernels for those that are interleaved only.
+/// Whether rows of `t` that are interleaved give the bits of rows one after the other. NEON keeps four sums of a row by itself, and AVX-512 runs AVX2's kernels for interleaved rows, its own for others.
 fn same_bits(k: &Kernels, t: QuantType) -> bool {
     match k.set() {
         KernelSet::Scalar | KernelSet::Avx2 => true,
