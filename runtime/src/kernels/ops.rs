@@ -201,7 +201,7 @@ static AVX512: Ops = Ops {
     set: KernelSet::Avx512,
     name: "avx512",
     of: quants::avx512_ops,
-    interleaved: quants::avx2_interleaved,
+    interleaved: quants::avx512_interleaved,
     exp: &vector::exp::AVX512,
     delta: delta::x86::avx512,
     ..AVX2

@@ -1,7 +1,7 @@
 //! Integer dot products with AVX-512 and VNNI, 64 weights in a vector. As with AVX2 a block's integers are exact: `dpbusd` sums four
 //! products in an i32 lane; where groups of 16 have scales of their own, `maddubs` makes pairs (below 2^15) and `dpwssd` multiplies
-//! them by the scales. A block of 256 (two blocks of 32) is then scaled and added to sixteen f32 sums with one fused operation, blocks in
-//! order, and the sixteen are added as a tree. There is no multiplication of a signed by a signed byte: the weight's sign goes to the activation.
+//! them by the scales. A block of 256 is then scaled and added to sixteen f32 sums with one fused operation, blocks in
+//! order, and the sixteen are added as a tree: so types whose weights are numbers less a constant are not for these kernels, since what should cancel is rounded in sixteen places first. There is no multiplication of a signed by a signed byte: the weight's sign goes to the activation.
 //!
 //! Decoding to f32 is [`super::avx2`]'s: its values are exact.
 
@@ -12,18 +12,6 @@ use std::arch::x86_64::*;
 /// How far ahead of the block in work weights are asked for, in bytes: memory's latency times one thread's share of its bandwidth. Hardware
 /// prefetching stops at every page of 4 KiB; this does not.
 const AHEAD: usize = 1024;
-
-/// Two blocks of 32 values side by side.
-pub(super) struct Small {
-    /// Magnitudes for signed types.
-    pub q: __m512i,
-    /// Weights below zero; none for unsigned types.
-    pub negative: __mmask64,
-    /// Scales of the two blocks in lanes 0 and 1.
-    pub d: __m128,
-    /// Minima likewise.
-    pub m: __m128,
-}
 
 /// A block of 256 values: see [`avx2::Large`].
 pub(super) struct Large {
@@ -42,72 +30,11 @@ pub(super) struct Large {
 /// The unsigned weights `q` of a block without signs.
 pub(super) const UNSIGNED: [__mmask64; 4] = [0; 4];
 
-/// Two half-precision numbers, one after the other from byte `at` on, in lanes 0 and 1.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(super) fn halves<const B: usize>(block: &[u8; B], at: usize) -> __m128 {
-    _mm_cvtph_ps(_mm_cvtsi32_si128(avx2::word(block, at) as i32))
-}
-
 /// The half-precision number at byte `at`, and zero.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
 pub(super) fn half<const B: usize>(block: &[u8; B], at: usize) -> __m128 {
     _mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(u16::from_le_bytes([block[at], block[at + 1]]))))
-}
-
-/// 64 bytes from byte `at` on.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(super) fn load<const B: usize>(block: &[u8; B], at: usize) -> __m512i {
-    assert!(at + 64 <= B); // a constant wherever this is used
-    // SAFETY: inside the block.
-    unsafe { _mm512_loadu_si512(block.as_ptr().add(at).cast()) }
-}
-
-/// 32 bytes from byte `at` on, twice.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(super) fn twice<const B: usize>(block: &[u8; B], at: usize) -> __m512i {
-    _mm512_broadcast_i64x4(avx2::load(block, at))
-}
-
-/// The low halves of the 32 bytes from `at` on, then their high halves.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(super) fn nibbles<const B: usize>(block: &[u8; B], at: usize) -> __m512i {
-    let shift = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(4));
-    _mm512_and_si512(_mm512_srlv_epi16(twice(block, at), shift), _mm512_set1_epi8(15))
-}
-
-/// Scales and minima of Q4_K and Q5_K (6 bits each, packed in bytes 4 to 15): eight scales, then eight minima, as bytes.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-fn scales_mins<const B: usize>(block: &[u8; B]) -> __m128i {
-    // In one half bytes 4..8 and 12..16, in the other 8..12 and 12..16.
-    let packed = _mm_shuffle_epi8(avx2::load16(block, 0), _mm_setr_epi8(4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15));
-    // The first four have their six bits together; the last four have four in the common bytes and two above those of the first.
-    let low = _mm_multishift_epi64_epi8(_mm_setr_epi8(0, 8, 16, 24, 32, 40, 48, 56, 0, 8, 16, 24, 36, 44, 52, 60), packed);
-    let high = _mm_multishift_epi64_epi8(_mm_setr_epi8(0, 0, 0, 0, 2, 10, 18, 26, 0, 0, 0, 0, 2, 10, 18, 26), packed);
-    let low = _mm_and_si128(low, _mm_set1_epi64x(0x0f0f_0f0f_3f3f_3f3f));
-    _mm_or_si128(low, _mm_and_si128(high, _mm_set1_epi64x(0x3030_3030_0000_0000)))
-}
-
-/// The block of Q4_K or Q5_K with these `q`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(super) fn with_scales_mins<const B: usize>(block: &[u8; B], q: [__m512i; 4]) -> Large {
-    let packed = scales_mins(block);
-    let wide = _mm512_castsi128_si512(packed);
-    let mut scale = [_mm512_setzero_si512(); 4];
-    for (k, scale) in scale.iter_mut().enumerate() {
-        // Byte `2k` in the words of the first half, `2k + 1` in the others; odd bytes are zero.
-        let index = _mm512_add_epi8(_mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi8(1)), _mm512_set1_epi8(2 * k as i8));
-        *scale = _mm512_maskz_permutexvar_epi8(0x5555_5555_5555_5555, index, wide);
-    }
-    let each = _mm256_setr_epi16(8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15);
-    let min = _mm256_maskz_permutexvar_epi8(0x5555_5555, each, _mm256_castsi128_si256(packed));
-    Large { q, negative: UNSIGNED, scale, min, d: halves(block, 0) }
 }
 
 /// Sixteen i16, one a group, as [`Large::scale`] wants them.
@@ -137,15 +64,6 @@ pub(super) fn spread(groups: __m256i) -> [__m512i; 4] {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
 fn apart(q: __m512i, min: Min) -> (__m512i, __mmask64) {
     if min == Min::Signed { (_mm512_abs_epi8(q), _mm512_movepi8_mask(q)) } else { (q, 0) }
-}
-
-/// Two blocks that [`avx2`] has unpacked.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(super) fn pair(a: &avx2::Small, b: &avx2::Small, min: Min) -> Small {
-    let (q, negative) = apart(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(a.q), b.q), min);
-    let both = |a: __m256, b: __m256| _mm_unpacklo_ps(_mm256_castps256_ps128(a), _mm256_castps256_ps128(b));
-    Small { q, negative, d: both(a.d, b.d), m: both(a.m, b.m) }
 }
 
 /// A block that [`avx2`] has unpacked.
@@ -181,33 +99,6 @@ fn signed(a: __m512i, negative: __mmask64, min: Min) -> __m512i {
     if min == Min::Signed { _mm512_mask_sub_epi8(a, negative, _mm512_setzero_si512(), a) } else { a }
 }
 
-/// Adds the products of blocks `b` and `b + 1` to the sums of one activation row; only of `b` if `last`, and then the second half of `w` is zero.
-///
-/// # Safety
-/// The row has these blocks of 32.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(super) unsafe fn step_small(w: &Small, a: &QRow<'_>, b: usize, last: bool, min: Min, sums: &mut __m512) {
-    debug_assert!(b + usize::from(!last) < a.d.len() && a.q.len() >= 32 * (b + 1 + usize::from(!last)));
-    // SAFETY: the caller has checked `b`.
-    let (q, d) = unsafe {
-        let (q, d) = (a.q.as_ptr().add(32 * b), a.d.as_ptr().add(b));
-        if last {
-            (_mm512_zextsi256_si512(_mm256_loadu_si256(q.cast())), _mm_load_ss(d))
-        } else {
-            (_mm512_loadu_si512(q.cast()), _mm_castsi128_ps(_mm_loadl_epi64(d.cast())))
-        }
-    };
-    let halves = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-    let both = |scales: __m128| _mm512_permutexvar_ps(halves, _mm512_castps128_ps512(scales));
-    let products = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.q, signed(q, w.negative, min));
-    *sums = _mm512_fmadd_ps(both(_mm_mul_ps(w.d, d)), _mm512_cvtepi32_ps(products), *sums);
-    if min == Min::Float {
-        let plain = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), q);
-        *sums = _mm512_fmadd_ps(both(_mm_mul_ps(w.m, d)), _mm512_cvtepi32_ps(plain), *sums);
-    }
-}
-
 /// Adds the product of block `b` to the sums of one activation row.
 ///
 /// # Safety
@@ -215,6 +106,7 @@ pub(super) unsafe fn step_small(w: &Small, a: &QRow<'_>, b: usize, last: bool, m
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
 pub(super) unsafe fn step_large(w: &Large, a: &QRow<'_>, b: usize, min: Min, sums: &mut __m512) {
+    debug_assert!(!matches!(min, Min::Offset(_)));
     debug_assert!(b < a.d.len() && a.q.len() >= 256 * (b + 1) && a.sums.len() >= 16 * (b + 1));
     // SAFETY: the caller has checked `b`.
     let (q, d, group_sums) = unsafe {
@@ -228,9 +120,6 @@ pub(super) unsafe fn step_large(w: &Large, a: &QRow<'_>, b: usize, min: Min, sum
         products = _mm512_dpwssd_epi32(products, _mm512_maddubs_epi16(w.q[k], signed(a_q, w.negative[k], min)), w.scale[k]);
     }
     let scales = _mm_mul_ps(w.d, _mm_set1_ps(d));
-    if let Min::Offset(_) = min {
-        products = _mm512_sub_epi32(products, _mm512_zextsi256_si512(_mm256_madd_epi16(w.min, group_sums)));
-    }
     *sums = _mm512_fmadd_ps(_mm512_broadcastss_ps(scales), _mm512_cvtepi32_ps(products), *sums);
     if min == Min::Float {
         let mins = _mm512_cvtepi32_ps(_mm512_zextsi256_si512(_mm256_madd_epi16(w.min, group_sums)));
@@ -245,47 +134,6 @@ pub(super) fn prefetch(at: *const u8, bytes: usize) {
         // SAFETY: a prefetch of any address touches nothing that a program could see.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD + line).cast()) };
     }
-}
-
-/// `dot` and `decode` of a type with blocks of 32, from the AVX2 `unpack`.
-macro_rules! small {
-    ($bytes:literal) => {
-        pub use super::avx2::decode;
-        use super::avx2::{MIN, unpack};
-        use std::arch::x86_64::*;
-        use $crate::kernels::quants::{avx2 as narrow, avx512 as wide};
-
-        pub const INTEGER: $crate::kernels::ops::Integer =
-            $crate::kernels::ops::Integer::Rows($crate::kernels::ops::Dots { one: dot, two: dot, four: dot, eight: dot });
-
-        /// # Safety
-        /// The machine has the features below; each activation row has as many values as the weight row.
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-        pub unsafe fn dot<const N: usize>(row: &[u8], acts: &[$crate::kernels::blocks::QRow<'_>; N], out: &mut [f32; N]) {
-            let mut sums = [_mm512_setzero_ps(); N];
-            let blocks = row.as_chunks::<$bytes>().0;
-            let (pairs, rest) = blocks.as_chunks::<2>();
-            for (p, [one, two]) in pairs.iter().enumerate() {
-                wide::prefetch(one.as_ptr(), 2 * $bytes);
-                let w = wide::pair(&unpack(one), &unpack(two), MIN);
-                for j in 0..N {
-                    // SAFETY: activations have the row's blocks.
-                    unsafe { wide::step_small(&w, &acts[j], 2 * p, false, MIN, &mut sums[j]) };
-                }
-            }
-            if let [one] = rest {
-                let zero = _mm256_setzero_ps();
-                let w = wide::pair(&unpack(one), &narrow::Small { q: _mm256_setzero_si256(), d: zero, m: zero }, MIN);
-                for j in 0..N {
-                    // SAFETY: as above.
-                    unsafe { wide::step_small(&w, &acts[j], blocks.len() - 1, true, MIN, &mut sums[j]) };
-                }
-            }
-            for j in 0..N {
-                out[j] = wide::total(sums[j]);
-            }
-        }
-    };
 }
 
 /// `dot` and `decode` of a type with blocks of 256, from the `unpack` beside the call; without one, from the AVX2 `unpack`.
@@ -326,4 +174,4 @@ macro_rules! large {
         }
     };
 }
-pub(super) use {large, small};
+pub(super) use large;

@@ -123,10 +123,6 @@ pub mod avx2 {
     }
 }
 
-/// Decoding is bound by memory: AVX2 does.
-#[cfg(target_arch = "x86_64")]
-pub use avx2 as avx512;
-
 /// Safety of all: the machine has NEON.
 #[cfg(target_arch = "aarch64")]
 pub mod neon {

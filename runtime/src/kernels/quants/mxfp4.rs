@@ -65,11 +65,6 @@ pub mod avx2 {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-pub mod avx512 {
-    crate::kernels::quants::avx512::small!(17);
-}
-
 #[cfg(target_arch = "aarch64")]
 pub mod neon {
     use crate::kernels::quants::neon::{self as arm, Small};

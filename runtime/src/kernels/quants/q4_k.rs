@@ -85,7 +85,8 @@ pub mod avx512 {
     use crate::kernels::ops::{Integer, Tiles};
     use crate::kernels::quants::tile;
 
-    pub const INTEGER: Integer = Integer::Tiles(Tiles { one: tile::q4_k::<1>, many: tile::q4_k::<32>, most: 32 });
+    pub const INTEGER: Integer = Integer::Tiles(Tiles { one: tile::q4_k::<1, false>, many: tile::q4_k::<32, false>, most: 32 });
+    pub(in crate::kernels::quants) const INTERLEAVED: Tiles = Tiles { one: tile::q4_k::<1, true>, many: tile::q4_k::<32, true>, most: 32 };
 }
 
 #[cfg(target_arch = "aarch64")]

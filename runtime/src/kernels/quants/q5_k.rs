@@ -86,28 +86,6 @@ pub mod avx2 {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-pub mod avx512 {
-    use crate::kernels::quants::avx512::{self as wide, Large};
-    use std::arch::x86_64::*;
-
-    wide::large!(176);
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-    fn unpack(block: &[u8; 176]) -> Large {
-        let high = wide::twice(block, 16);
-        let mut q = [_mm512_setzero_si512(); 4];
-        for (k, q) in q.iter_mut().enumerate() {
-            // Bit `2k` of each byte for the first half, `2k + 1` for the second.
-            let bits = _mm512_inserti64x4::<1>(_mm512_set1_epi8(1 << (2 * k)), _mm256_set1_epi8((2u8 << (2 * k)) as i8));
-            let low = wide::nibbles(block, 48 + 32 * k);
-            *q = _mm512_mask_add_epi8(low, _mm512_test_epi8_mask(high, bits), low, _mm512_set1_epi8(16));
-        }
-        wide::with_scales_mins(block, q)
-    }
-}
-
 #[cfg(target_arch = "aarch64")]
 pub mod neon {
     use crate::kernels::quants::neon::{self as arm, Large};

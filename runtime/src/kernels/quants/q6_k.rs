@@ -83,33 +83,6 @@ pub mod avx2 {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-pub mod avx512 {
-    use crate::kernels::quants::avx2 as narrow;
-    use crate::kernels::quants::avx512::{self as wide, Large};
-    use std::arch::x86_64::*;
-
-    wide::large!(210);
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-    fn unpack(block: &[u8; 210]) -> Large {
-        let mut q = [_mm512_setzero_si512(); 4];
-        for (h, q) in q.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-            let (low, high) = (wide::load(block, 64 * h), wide::twice(block, 128 + 32 * h));
-            // Bits 1-0 (second half: 3-2) of each byte raised to 5-4; bits 5-4 (second half: 7-6) there.
-            let left = _mm512_inserti64x4::<1>(_mm512_set1_epi16(4), _mm256_set1_epi16(2));
-            let right = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(2));
-            let (four, two) = (_mm512_set1_epi8(15), _mm512_set1_epi8(0x30));
-            let join = |low, high| _mm512_or_si512(_mm512_and_si512(low, four), _mm512_and_si512(high, two));
-            q[0] = join(low, _mm512_sllv_epi16(high, left));
-            q[1] = join(_mm512_srli_epi16::<4>(low), _mm512_srlv_epi16(high, right));
-        }
-        let scales = _mm256_cvtepi8_epi16(narrow::load16(block, 192));
-        Large { q, negative: wide::UNSIGNED, scale: wide::spread(scales), min: _mm256_slli_epi16::<5>(scales), d: wide::half(block, 208) }
-    }
-}
-
 #[cfg(target_arch = "aarch64")]
 pub mod neon {
     use crate::kernels::quants::neon::{self as arm, Large};

@@ -11,13 +11,17 @@ use std::arch::x86_64::*;
 /// Where sixteen rows are.
 pub(super) type Rows = [*const u8; TILE_ROWS];
 
-/// Four dwords of each row from byte `at` on: vector `i` has dword `i` of all rows.
+/// Four dwords of each row from byte `at` on: vector `i` has dword `i` of all rows. They are turned, or just read where rows are interleaved (`Tiling::Dwords16`, `at` a multiple of four).
 ///
 /// # Safety
 /// The machine has the features; sixteen bytes from `at` on are inside each row.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(super) unsafe fn turn(rows: &Rows, at: usize) -> [__m512i; 4] {
+pub(super) unsafe fn turn<const INTERLEAVED: bool>(rows: &Rows, at: usize) -> [__m512i; 4] {
+    if INTERLEAVED {
+        // SAFETY: the caller's promise; dword `at / 4` of all rows, then the next.
+        return std::array::from_fn(|i| unsafe { _mm512_loadu_si512(rows[0].add(16 * at + 64 * i).cast()) });
+    }
     let mut quads = [_mm512_setzero_si512(); 4];
     for (j, quad) in quads.iter_mut().enumerate() {
         // SAFETY: the caller's promise.
@@ -52,9 +56,9 @@ pub(super) struct Scales {
 /// As [`turn`] for `at`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(super) unsafe fn scales(rows: &Rows, at: usize) -> Scales {
+pub(super) unsafe fn scales<const INTERLEAVED: bool>(rows: &Rows, at: usize) -> Scales {
     // SAFETY: the caller's promise.
-    let [halves, s, m, low] = unsafe { turn(rows, at) };
+    let [halves, s, m, low] = unsafe { turn::<INTERLEAVED>(rows, at) };
     let (six, four, two) = (_mm512_set1_epi8(0x3f), _mm512_set1_epi8(0x0f), _mm512_set1_epi8(0x30));
     // The first four have their six bits together; the last four have four of them in the common bytes and two above those of the first.
     let s = [_mm512_and_si512(s, six), _mm512_or_si512(_mm512_and_si512(low, four), _mm512_and_si512(_mm512_srli_epi16::<2>(s), two))];
@@ -118,7 +122,10 @@ const AHEAD: usize = 1;
 
 /// Asks for a later block of each row; behind the last one those of the next tile, which follows if rows lie back to back.
 #[inline(always)]
-fn prefetch(rows: &Rows, b: usize, blocks: usize, bytes: usize) {
+fn prefetch<const INTERLEAVED: bool>(rows: &Rows, b: usize, blocks: usize, bytes: usize) {
+    if INTERLEAVED {
+        return super::avx2::prefetch(rows[0].wrapping_add(TILE_ROWS * (b + AHEAD) * bytes), TILE_ROWS * bytes);
+    }
     let later = b + AHEAD;
     let at = if later < blocks { later * bytes } else { (TILE_ROWS * blocks + later - blocks) * bytes };
     for row in rows {
@@ -135,22 +142,27 @@ fn prefetch(rows: &Rows, b: usize, blocks: usize, bytes: usize) {
 /// The machine has the features; the rows have `blocks` blocks each, and the activation rows as many values; there are no fewer results than
 /// activation rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(super) unsafe fn q4_k<const N: usize>(rows: &Rows, blocks: usize, acts: &[QRow<'_>], out: &mut [[f32; TILE_ROWS]]) {
+pub(super) unsafe fn q4_k<const N: usize, const INTERLEAVED: bool>(
+    rows: &Rows,
+    blocks: usize,
+    acts: &[QRow<'_>],
+    out: &mut [[f32; TILE_ROWS]],
+) {
     const BYTES: usize = 144;
     let n = if N == 1 { 1 } else { acts.len().min(N) };
     debug_assert!(acts.len() >= n && out.len() >= n && acts.iter().all(|a| a.d.len() == blocks));
     let (mut totals, mut sums) = ([_mm512_setzero_ps(); N], [_mm512_setzero_ps(); N]);
     for b in 0..blocks {
         let at = b * BYTES;
-        prefetch(rows, b, blocks, BYTES);
+        prefetch::<INTERLEAVED>(rows, b, blocks, BYTES);
         // SAFETY: block `b` is inside the rows and the activation rows; `j < n`.
         unsafe {
-            let scales = scales(rows, at);
+            let scales = scales::<INTERLEAVED>(rows, at);
             for (j, sum) in sums.iter_mut().enumerate().take(n) {
                 *sum = _mm512_sub_ps(_mm512_setzero_ps(), minima(&scales, acts.get_unchecked(j), b));
             }
             for c in 0..4 {
-                let (first, second) = (turn(rows, at + 16 + 32 * c), turn(rows, at + 32 + 32 * c));
+                let (first, second) = (turn::<INTERLEAVED>(rows, at + 16 + 32 * c), turn::<INTERLEAVED>(rows, at + 32 + 32 * c));
                 let (low, high) = (_mm512_set1_epi8(0x0f), _mm512_set1_epi8(0xf0u8 as i8));
                 // The high halves stay where they are: sixteen times too large, exactly.
                 let even = scales.d[2 * c];

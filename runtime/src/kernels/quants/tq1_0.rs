@@ -57,8 +57,3 @@ pub mod avx2 {
         Large { q, scale: one, min: one, d: x86::half(block, 52), dmin: _mm256_setzero_ps() }
     }
 }
-
-#[cfg(target_arch = "x86_64")]
-pub mod avx512 {
-    crate::kernels::quants::avx512::large!(54, narrow);
-}

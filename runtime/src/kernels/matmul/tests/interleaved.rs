@@ -2,11 +2,11 @@
 
 use super::*;
 
-/// Whether rows of `t` that are interleaved give the bits of rows one after the other. NEON keeps four sums of a row by itself, and AVX-512 runs AVX2's kernels for interleaved rows, its own for others.
+/// Whether rows of `t` that are interleaved give the bits of rows one after the other. NEON keeps four sums of a row by itself.
 fn same_bits(k: &Kernels, t: QuantType) -> bool {
     match k.set() {
-        KernelSet::Scalar | KernelSet::Avx2 => true,
-        KernelSet::Avx512 | KernelSet::Neon => !k.interleaved(t),
+        KernelSet::Scalar | KernelSet::Avx2 | KernelSet::Avx512 => true,
+        KernelSet::Neon => !k.interleaved(t),
     }
 }
 
