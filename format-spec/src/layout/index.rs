@@ -2,11 +2,12 @@
 //!
 //! Section layout, in order, no gaps: header (64 bytes) | directory | records | layouts | slices | sums.
 
-use super::sums::chunk_sum;
+use super::sums::{Hash, chunk_seed};
 use super::superblock::{array_at, hex, u16_at, u32_at, u64_at};
 use crate::error::FormatError;
 use std::fmt;
 use std::ops::Range;
+use twox_hash::XxHash3_64;
 
 /// First bytes of the index section.
 pub const INDEX_MAGIC: [u8; 8] = *b"FBYINDEX";
@@ -254,11 +255,11 @@ impl Index {
 
     /// Checks a bundle's bytes against its fast sums; the error says which chunk.
     pub fn check_sums(&self, record: &Record, pack_id: &[u8; 16], chunk_bytes: u32, bytes: &[u8]) -> Result<(), FormatError> {
-        self.check_part(record, pack_id, chunk_bytes, 0..record.length, bytes)
+        self.check_part(record, pack_id, chunk_bytes, 0..record.length, bytes, XxHash3_64::oneshot_with_seed)
     }
 
     /// As [`Index::check_sums`] for a part of a bundle: `bytes` are those at `part`, which starts and ends where chunks do. (No chunk
-    /// reaches from one slice into the next, so a slice can be checked before the next one is there.)
+    /// reaches from one slice into the next, so a slice can be checked before the next one is there.) `hash` is whatever computes XXH3-64 fastest.
     pub fn check_part(
         &self,
         record: &Record,
@@ -266,6 +267,7 @@ impl Index {
         chunk_bytes: u32,
         part: Range<u64>,
         bytes: &[u8],
+        hash: Hash,
     ) -> Result<(), FormatError> {
         let chunks = self.layout(record).chunks(chunk_bytes);
         let chunks = chunks.zip(self.sums(record, chunk_bytes)).enumerate();
@@ -276,7 +278,7 @@ impl Index {
                 need: record.length,
                 have: part.start + bytes.len() as u64,
             })?;
-            let computed = chunk_sum(pack_id, record.id, i as u32, part);
+            let computed = hash(chunk_seed(pack_id, record.id, i as u32), part);
             if computed != stored {
                 return Err(FormatError::ChecksumMismatch {
                     what: format!("{} (bytes {}..{} of the file)", record.id, record.offset + range.start, record.offset + range.end),

@@ -16,6 +16,7 @@ pub mod pool;
 mod quants;
 mod split;
 mod strip;
+mod sum;
 mod transposed;
 pub mod vector;
 
@@ -26,6 +27,7 @@ pub use activations::Activations;
 pub use matmul::Job;
 pub use pool::Pool;
 use quants::prepare_thread;
+pub use sum::xxh3;
 pub use transposed::Lanes;
 
 /// A matrix as it lies in the trunk or in a slot. Rows lie back to back in pieces: row `r` starts at

@@ -8,7 +8,7 @@ use forebay_format::{BundleId, FormatError, Record};
 use super::Pace;
 use crate::error::{Error, Result};
 use crate::io::{DEPTH, Done, Queue, ReadError, Urgency, Verdict};
-use crate::kernels::Pool;
+use crate::kernels::{Pool, xxh3};
 use crate::pack::Pack;
 use crate::window::arena::{Arena, Lease};
 
@@ -93,7 +93,7 @@ struct Check {
 }
 
 /// Bytes of a delivery that one thread checks at a time. Where experts come one by one, each as one delivery, a thread that checks all of it has the others wait: 0.2 ms for 1.7 MB.
-pub(super) const CHECK_BYTES: usize = 256 << 10;
+pub(super) const CHECK_BYTES: usize = 128 << 10;
 
 /// A queue that checks what it reads.
 pub(crate) struct Reader {
@@ -330,7 +330,7 @@ impl Landed {
         let bytes = bytes.unwrap_or_default();
         let check = |id, starts, bytes: &[u8]| {
             let record = pack.index.get(id)?;
-            pack.index.check_part(record, &block.pack_id, block.chunk_bytes, starts, bytes)
+            pack.index.check_part(record, &block.pack_id, block.chunk_bytes, starts, bytes, xxh3)
         };
         if self.bundles == 1 {
             // The last chunk may end behind `starts`.

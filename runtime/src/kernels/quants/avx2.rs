@@ -211,7 +211,7 @@ pub(super) fn prefetch(at: *const u8, bytes: usize) {
 /// As [`prefetch`], between the reads before and after it, where the compiler moves the other to wherever it likes. Sixteen prefetches in a row every fourth block of eight rows cost
 /// `q4_0` a fifth of its speed from memory (one thread, 11 GB/s instead of 14, where adding numbers up gets 13), and nothing from cache.
 #[inline(always)]
-pub(super) fn prefetch_here(at: *const u8, bytes: usize) {
+pub(in crate::kernels) fn prefetch_here(at: *const u8, bytes: usize) {
     for line in (0..bytes).step_by(64) {
         // SAFETY: as in `ask`.
         unsafe { asm!("prefetcht0 byte ptr [{}]", in(reg) at.wrapping_add(line), options(nostack, preserves_flags, readonly)) };

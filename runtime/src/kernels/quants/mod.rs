@@ -54,7 +54,7 @@ mod tq2_0;
 mod turned;
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use avx2::prefetch_far;
+pub(super) use avx2::{prefetch_far, prefetch_here};
 #[cfg(target_arch = "x86_64")]
 pub use passes::prepare_thread;
 
