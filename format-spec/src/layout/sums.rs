@@ -4,7 +4,7 @@
 use super::index::BundleId;
 use twox_hash::XxHash3_64;
 
-/// XXH3-64 of bytes under a seed.
+/// XXH3-64: seed and bytes to hash.
 pub type Hash = fn(u64, &[u8]) -> u64;
 
 /// Fast sum of chunk `chunk` (counted over the whole bundle) of bundle `id`.

@@ -35,6 +35,8 @@ mod x86 {
     const LAST: usize = DEFAULT_SECRET_LENGTH - STRIPE - 7;
     const MERGE: usize = 11;
 
+    /// The last factor of the merged sum.
+    const AVALANCHE: u64 = 0x1656_6791_9e37_79f9;
     const PRIME32: [u64; 3] = [0x9e37_79b1, 0x85eb_ca77, 0xc2b2_ae3d];
     const PRIME64: [u64; 5] =
         [0x9e37_79b1_85eb_ca87, 0xc2b2_ae3d_27d4_eb4f, 0x1656_67b1_9e37_79f9, 0x85eb_ca77_c2b2_ae63, 0x27d4_eb2f_1656_67c5];
@@ -54,7 +56,7 @@ mod x86 {
         // SAFETY: all stripes are inside the input, of which the last one may share bytes with the one before, and all secrets inside the secret.
         let sums: [u64; 8] = unsafe {
             let mut sums: Sums = std::mem::transmute(start);
-            // The last byte is always in the last stripe alone.
+            // What ends with the input is not a whole block: at least one byte is left for the stripes behind.
             let blocks = (bytes.len() - 1) / BLOCK;
             for block in 0..blocks {
                 let at = bytes.as_ptr().add(block * BLOCK);
@@ -117,7 +119,7 @@ mod x86 {
             let product = a * b;
             merged.wrapping_add(product as u64 ^ (product >> 64) as u64)
         });
-        let mixed = (merged ^ (merged >> 37)).wrapping_mul(0x1656_6791_9e37_79f9);
+        let mixed = (merged ^ (merged >> 37)).wrapping_mul(AVALANCHE);
         mixed ^ (mixed >> 32)
     }
 }

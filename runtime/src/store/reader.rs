@@ -93,6 +93,7 @@ struct Check {
 }
 
 /// Bytes of a delivery that one thread checks at a time. Where experts come one by one, each as one delivery, a thread that checks all of it has the others wait: 0.2 ms for 1.7 MB.
+/// A slice is often a little longer than 256 KiB, which would leave a short rest.
 pub(super) const CHECK_BYTES: usize = 128 << 10;
 
 /// A queue that checks what it reads.

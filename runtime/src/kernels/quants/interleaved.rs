@@ -55,7 +55,7 @@ impl<W: TurnedLarge> LargeType for Of<W> {
 }
 
 /// Bytes of a tile between what is in work and what is asked for from memory.
-const AHEAD: usize = 4096;
+pub(super) const AHEAD: usize = 4096;
 
 /// Adds the block at byte `at` of each row (block `b` of the activation rows) to the sums of `A` activation rows and eight times `H` weight rows.
 ///

@@ -6,6 +6,7 @@
 
 use super::super::blocks::QRow;
 use super::super::ops::TILE_ROWS;
+use super::interleaved;
 use std::arch::x86_64::*;
 
 /// Where sixteen rows are.
@@ -120,16 +121,13 @@ unsafe fn minima(s: &Scales, a: &QRow<'_>, b: usize) -> __m512 {
 /// Blocks between the one in work and the one that is asked for: sixteen rows' worth of it covers memory's latency.
 const AHEAD: usize = 1;
 
-/// Bytes of a tile of interleaved rows between what is in work and what is asked for, a part at a time. All lines of the next block in a row instead: 39.6 GB/s from cache beside 44.7
-/// (one thread), 12.6 to 19.7 from memory beside 19.3 to 22.1 (two), four runs in turn.
-const AHEAD_BYTES: usize = 4096;
-
 /// Asks for a later block of each row; behind the last one those of the next tile, which follows if rows lie back to back.
 #[inline(always)]
 fn prefetch<const INTERLEAVED: bool>(rows: &Rows, b: usize, blocks: usize, bytes: usize) {
     if INTERLEAVED {
-        // The header; the values are asked for where they are read.
-        return super::avx2::prefetch_here(rows[0].wrapping_add(TILE_ROWS * b * bytes + AHEAD_BYTES), 4 * 64);
+        // The header; the values are asked for where they are read. All lines of the next block in a row instead: 39.6 GB/s from cache beside 44.7 (one thread), 12.6 to 19.7 from memory
+        // beside 19.3 to 22.1 (two), four runs in turn.
+        return super::avx2::prefetch_here(rows[0].wrapping_add(TILE_ROWS * b * bytes + interleaved::AHEAD), 4 * 64);
     }
     let later = b + AHEAD;
     let at = if later < blocks { later * bytes } else { (TILE_ROWS * blocks + later - blocks) * bytes };
@@ -168,7 +166,7 @@ pub(super) unsafe fn q4_k<const N: usize, const INTERLEAVED: bool>(
             }
             for c in 0..4 {
                 if INTERLEAVED {
-                    super::avx2::prefetch_here(rows[0].wrapping_add(TILE_ROWS * (at + 16 + 32 * c) + AHEAD_BYTES), 8 * 64);
+                    super::avx2::prefetch_here(rows[0].wrapping_add(TILE_ROWS * (at + 16 + 32 * c) + interleaved::AHEAD), 8 * 64);
                 }
                 let (first, second) = (turn::<INTERLEAVED>(rows, at + 16 + 32 * c), turn::<INTERLEAVED>(rows, at + 32 + 32 * c));
                 let (low, high) = (_mm512_set1_epi8(0x0f), _mm512_set1_epi8(0xf0u8 as i8));
