@@ -5,6 +5,10 @@ use std::collections::VecDeque;
 
 use super::{DEPTH, Piece, Urgency};
 
+/// With fewer pieces of guesses waiting, guesses get half of the pace, so that what somebody waits for stands behind less: with 1.8 MB in flight instead of 3.5 a token of the 35B-A3B
+/// shape at 8 GiB, where one or two experts wait, spent 7 to 9 ms waiting instead of 9 to 12. Where more wait the drive is what is short, and gets what it needs.
+const MANY: usize = 3;
+
 /// See the module's text.
 pub struct Lineup {
     /// By urgency, each oldest first.
@@ -45,8 +49,11 @@ impl Lineup {
 
     /// A piece waits and may go now.
     pub fn may_go(&self) -> bool {
-        let next = self.lists.iter().find_map(VecDeque::front);
-        next.is_some_and(|p| self.in_flight == 0 || self.in_flight.saturating_add(p.length) <= self.pace)
+        let next = self.lists.iter().find_map(|list| list.front().map(|piece| (piece, list.len())));
+        next.is_some_and(|(piece, waiting)| {
+            let room = if piece.urgency == Urgency::Ahead && waiting < MANY { self.pace / 2 } else { self.pace };
+            self.in_flight == 0 || self.in_flight.saturating_add(piece.length) <= room
+        })
     }
 
     /// The piece that goes to the drive now, if one may.
@@ -97,6 +104,19 @@ mod tests {
         lineup.landed(10);
         lineup.landed(10);
         assert!(lineup.send().is_none());
+    }
+
+    #[test]
+    fn a_few_guesses_leave_room() {
+        let mut lineup = Lineup::default();
+        lineup.set_pace(20);
+        lineup.push(&[piece(1, Urgency::Ahead), piece(2, Urgency::Ahead)]);
+        assert!(lineup.send().is_some() && lineup.send().is_none());
+        lineup.push(&[piece(3, Urgency::Ahead), piece(4, Urgency::Ahead)]);
+        assert!(lineup.send().is_some() && lineup.send().is_none());
+        lineup.push(&[piece(5, Urgency::Demand)]);
+        lineup.landed(10);
+        assert_eq!(lineup.send().unwrap().tag, 5);
     }
 
     #[test]

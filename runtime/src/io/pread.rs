@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::lineup::Lineup;
+use super::watch::Watch;
 use super::{Completion, DEPTH, DiskIo, Piece, READERS};
 
 /// A worker calls one system call: the smallest stack that is safe everywhere.
@@ -18,6 +19,7 @@ struct Shared {
     state: Mutex<State>,
     work: Condvar,
     results: Condvar,
+    watch: Watch,
 }
 
 struct State {
@@ -54,6 +56,7 @@ impl PreadPool {
             state: Mutex::new(State { lineup: Lineup::default(), done: VecDeque::with_capacity(DEPTH), stop: false }),
             work: Condvar::new(),
             results: Condvar::new(),
+            watch: Watch::default(),
         });
         let mut pool = PreadPool { name, shared, workers: Vec::with_capacity(READERS) };
         for i in 0..READERS {
@@ -72,7 +75,7 @@ impl PreadPool {
 
 fn work(file: &File, shared: &Shared, after: AfterRead) {
     #[cfg(target_os = "linux")]
-    super::short_slice::ask();
+    shared.watch.allow();
     let mut state = shared.lock();
     loop {
         if state.stop {
@@ -132,12 +135,16 @@ impl DiskIo for PreadPool {
     }
 
     fn wait(&mut self) -> io::Result<Completion> {
-        let mut state = self.shared.lock();
+        let shared = &self.shared;
+        if let Some(done) = shared.watch.look(|| Ok(shared.lock().done.pop_front()))? {
+            return Ok(done);
+        }
+        let mut state = shared.lock();
         loop {
             if let Some(done) = state.done.pop_front() {
                 return Ok(done);
             }
-            state = self.shared.results.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = shared.results.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }

@@ -26,13 +26,14 @@ fn attributes() -> Option<libc::sched_attr> {
     (known == 0).then_some(attributes)
 }
 
-/// Asks for the shortest slice for the calling thread. It gets no larger share of the processors for that, and older kernels take no notice. Best effort: whatever goes wrong costs speed
-/// only.
-pub fn ask() {
-    let Some(mut attributes) = attributes().filter(|a| a.sched_policy == ORDINARY) else { return };
-    attributes.sched_runtime = SLICE;
-    // SAFETY: the kernel reads `size` bytes of `attributes`. Nothing but the slice differs from what the thread has. 0: the calling thread.
-    let _ = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0u32) };
+/// Asks for the shortest slice for the calling thread. It gets no larger share of the processors for that. Best effort: whatever goes wrong costs speed only. False if the kernel did not
+/// grant it, as older ones do not.
+pub fn ask() -> bool {
+    let Some(mut wanted) = attributes().filter(|a| a.sched_policy == ORDINARY) else { return false };
+    wanted.sched_runtime = SLICE;
+    // SAFETY: the kernel reads `size` bytes of `wanted`. Nothing but the slice differs from what the thread has. 0: the calling thread.
+    let _ = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const wanted, 0u32) };
+    attributes().is_some_and(|a| a.sched_runtime == SLICE)
 }
 
 #[cfg(test)]
@@ -43,10 +44,9 @@ mod tests {
     fn nothing_but_the_slice_changes() {
         let look = || {
             let before = attributes();
-            ask();
-            (before, attributes())
+            (before, ask(), attributes())
         };
-        let (Some(before), Some(after)) = std::thread::spawn(look).join().unwrap() else {
+        let (Some(before), granted, Some(after)) = std::thread::spawn(look).join().unwrap() else {
             return eprintln!("SKIPPED: no sched_getattr here");
         };
         assert_eq!(
@@ -54,6 +54,6 @@ mod tests {
             (before.sched_policy, before.sched_nice, before.sched_priority)
         );
         // A kernel without slices of a thread's own goes on as before.
-        assert!([SLICE, before.sched_runtime].contains(&after.sched_runtime), "{}", after.sched_runtime);
+        assert_eq!(after.sched_runtime, if granted { SLICE } else { before.sched_runtime });
     }
 }

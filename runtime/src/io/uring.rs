@@ -13,7 +13,8 @@ use io_uring::types::{Fd, Fixed};
 use io_uring::{IoUring, opcode, squeue};
 
 use super::lineup::Lineup;
-use super::{Completion, DEPTH, DiskIo, Piece, short_slice};
+use super::watch::Watch;
+use super::{Completion, DEPTH, DiskIo, Piece};
 
 /// The kernel takes registered buffers of at most this length.
 const MAX_REGISTERED: usize = 1 << 30;
@@ -38,6 +39,7 @@ struct Shared {
     wake: OwnedFd,
     state: Mutex<State>,
     results: Condvar,
+    watch: Watch,
 }
 
 struct State {
@@ -54,6 +56,16 @@ impl Shared {
     /// Nobody panics while holding the lock, so a poisoned lock still guards a sound state.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A completion, if there is one.
+    fn next(&self) -> io::Result<Option<Completion>> {
+        let mut state = self.lock();
+        match (state.done.pop_front(), state.failed) {
+            (Some(done), _) => Ok(Some(done)),
+            (None, Some(kind)) => Err(Uring::broken(kind)),
+            (None, None) => Ok(None),
+        }
     }
 
     fn wake(&self) -> io::Result<()> {
@@ -156,7 +168,7 @@ impl Server<'_> {
 }
 
 fn serve(shared: &Shared) {
-    short_slice::ask();
+    shared.watch.allow();
     let mut server = Server { shared, started: [None; DEPTH], in_flight: 0, armed: false };
     if let Err(e) = server.run() {
         shared.lock().failed = Some(e.kind());
@@ -179,7 +191,15 @@ impl Uring {
         let wake = rustix::event::eventfd(0, flags)?;
         let done = VecDeque::with_capacity(DEPTH);
         let state = State { lineup: Lineup::default(), done, buffers: Vec::new(), failed: None, stop: false };
-        let shared = Arc::new(Shared { ring, file, file_registered, wake, state: Mutex::new(state), results: Condvar::new() });
+        let shared = Arc::new(Shared {
+            ring,
+            file,
+            file_registered,
+            wake,
+            state: Mutex::new(state),
+            results: Condvar::new(),
+            watch: Watch::default(),
+        });
         let servers = Arc::clone(&shared);
         let builder = std::thread::Builder::new().name("read".into()).stack_size(STACK_BYTES);
         let thread = Some(builder.spawn(move || serve(&servers))?);
@@ -245,16 +265,15 @@ impl DiskIo for Uring {
     }
 
     fn poll(&mut self) -> io::Result<Option<Completion>> {
-        let mut state = self.shared.lock();
-        match (state.done.pop_front(), state.failed) {
-            (Some(done), _) => Ok(Some(done)),
-            (None, Some(kind)) => Err(Uring::broken(kind)),
-            (None, None) => Ok(None),
-        }
+        self.shared.next()
     }
 
     fn wait(&mut self) -> io::Result<Completion> {
-        let mut state = self.shared.lock();
+        let shared = &self.shared;
+        if let Some(done) = shared.watch.look(|| shared.next())? {
+            return Ok(done);
+        }
+        let mut state = shared.lock();
         loop {
             if let Some(done) = state.done.pop_front() {
                 return Ok(done);
@@ -262,7 +281,7 @@ impl DiskIo for Uring {
             if let Some(kind) = state.failed {
                 return Err(Uring::broken(kind));
             }
-            state = self.shared.results.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = shared.results.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }

@@ -154,11 +154,12 @@ impl Store {
         first_error.map_or(Ok(()), Err)
     }
 
-    /// How this pack is read on this drive.
+    /// How this pack is read on this drive: with room for two experts at least (of longer ones, for two requests), since a guess is read whole and what is demanded is not to wait
+    /// until it is there.
     pub(super) fn best_pace(&self) -> Pace {
         let best = choose(&self.curve);
-        let in_flight = if self.state.experts() == 0 { best.in_flight.max(STREAMING) } else { best.in_flight };
-        Pace { in_flight, ..best }
+        let least = if self.state.experts() == 0 { STREAMING } else { 2 * self.window.longest().min(PIECE_BYTES) };
+        Pace { in_flight: best.in_flight.max(least), ..best }
     }
 
     pub(super) fn set_pace(&mut self, pace: Pace) {

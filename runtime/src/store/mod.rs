@@ -22,7 +22,7 @@ use forebay_format::{BundleId, FormatError, Kind, QuantType, Record};
 
 use crate::budget::MemoryPlan;
 use crate::error::{Error, Result};
-use crate::io::{Histogram, IoBackend, Queue, Urgency};
+use crate::io::{Histogram, IoBackend, PIECE_BYTES, Queue, Urgency};
 use crate::kernels::{Matrix, Pool};
 use crate::pack::Pack;
 use crate::trunk::{Place, TrunkMap};
@@ -450,7 +450,9 @@ impl Store {
         let record = self.pack.index.get(id).map_err(|error| Error::Format { file: self.pack.path.clone(), error })?;
         let parts = self.parts.get(id.layer as usize).and_then(Option::as_ref).filter(|p| is_sliced(p, record));
         let slices = parts.map_or(1, |p| p.slices(record));
-        let each = slices_per_read(record.length, slices, self.io.pace.request);
+        // Nobody waits for a guess slice by slice, and a request costs the kernel the same whatever its length: one of 1.8 MB for seven of 256 KiB is 2 of 120 ms.
+        let request = if urgency == Urgency::Ahead { self.io.pace.request.max(PIECE_BYTES) } else { self.io.pace.request };
+        let each = slices_per_read(record.length, slices, request);
         let deliveries = slices.div_ceil(each);
         let Some(entry) = self.slots.get_mut(slot as usize) else { return Err(lost(&self.pack, id)) };
         let number = self.io.fetch(id, slot as usize, deliveries, each);

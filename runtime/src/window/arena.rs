@@ -151,6 +151,11 @@ impl Arena {
         self.spans.is_empty()
     }
 
+    /// Bytes of the longest span.
+    pub fn longest(&self) -> usize {
+        self.spans.iter().map(|s| s.length).max().unwrap_or(0)
+    }
+
     /// The memory is locked, or there is none.
     pub fn locked(&self) -> bool {
         self.locked
