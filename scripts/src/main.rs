@@ -28,7 +28,7 @@ const USAGE: &str = "cargo x COMMAND
                        build for aarch64 and run tests in an emulator: the format's own and the kernels of both ARM sets, or what is given
   compare GGUF --llama-bench PATH [--limits 8G,4G] [--prompts 64,256,512] [--tokens 48] [--runs 3] [--no-mmap]
                        speed of forebay and of llama.cpp on the same file under the same memory limits, and of fio (needs root)
-  ablation PACK [--limit 4G] [--tokens 32] [--runs 3]
+  ablation PACK [--limit 4G] [--tokens 560] [--runs 3]
                        what each step of overlapping reading and computing brings (needs root)
   drive PACK [--limit 4G] [--tokens 24] [--warmup 32] [--runs 3] [--sequential]
                        share of what fio reads that decoding reads, at the same read size and depth (needs root and fio)

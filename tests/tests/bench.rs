@@ -95,6 +95,28 @@ fn the_table_names_phases_and_the_limit() {
 }
 
 #[test]
+fn ways_of_reading_take_turns() {
+    let memory = json(&[])["memory"].clone();
+    let bytes = |key: &str| memory[key].as_u64().expect(key);
+    // A small window, and slots for guesses.
+    let limit = (bytes("floor") + 24 * bytes("slot_bytes")).to_string();
+    let report = json(&["--in-turns", "-n", "60", "-r", "2", "--ram", &limit]);
+    let number =
+        |way: &str, key: &str| report["median"][format!("way_{way}")][key].as_f64().unwrap_or_else(|| panic!("{way} {key}: {report}"));
+    let ways = ["computing", "turns", "queued", "arrival", "slices", "ahead", "unchecked"];
+    // Fifteen turns of four tokens.
+    assert_eq!(ways.map(|way| number(way, "tokens")), [12.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0]);
+    for way in ways {
+        // Of the way before, little may still be under way when computing alone begins.
+        let read = number(way, "bytes_read");
+        assert!(if way == "computing" { number(way, "hit_rate") == 1.0 } else { read > 0.0 }, "{way}: {report}");
+        assert_eq!(number(way, "guesses") > 0.0, ["ahead", "unchecked"].contains(&way), "{way}: {report}");
+    }
+    assert!(report["median"].get("warm").is_none());
+    bench(&["--in-turns", "--no-sums"]).expect(2);
+}
+
+#[test]
 fn a_trace_has_every_choice_of_the_first_run() {
     let path = pack().0.path().join("a.trace").to_string_lossy().into_owned();
     json(&["--trace", &path]);

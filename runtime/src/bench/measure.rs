@@ -77,6 +77,21 @@ impl Phase {
         Some(bounds.compute.max(bounds.io).as_secs_f64() / self.time.as_secs_f64())
     }
 
+    /// Adds what another phase of the same kind took. Sizes and latencies of requests stay as they are.
+    pub fn add(&mut self, other: Phase) {
+        self.tokens += other.tokens;
+        self.time += other.time;
+        self.token_times.extend(other.token_times);
+        self.bytes += other.bytes;
+        self.requests += other.requests;
+        self.hits += other.hits;
+        self.misses += other.misses;
+        self.guesses += other.guesses;
+        self.guesses_used += other.guesses_used;
+        self.stall += other.stall;
+        self.group_time += other.group_time;
+    }
+
     fn count(&mut self, before: &IoStats, after: &IoStats) {
         let over = |counter: fn(&IoStats) -> u64| counter(after).saturating_sub(counter(before));
         self.bytes = over(|s| s.bytes);

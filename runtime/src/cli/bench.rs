@@ -6,7 +6,7 @@ use super::progress::Progress;
 use super::{Failure, Outcome, answer, answer_json, engine, files, tokenize};
 use crate::bench::measure::{Feed, Watch};
 use crate::bench::trace::{Header, Recorder};
-use crate::bench::{self, Bounds, Phase, tokens};
+use crate::bench::{self, Bounds, Phase, tokens, turns};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::pack::Pack;
@@ -50,6 +50,9 @@ pub(super) struct Arguments {
     /// Do not check the sums of what is read: what checking costs
     #[arg(long)]
     no_sums: bool,
+    /// Decode the tokens of -n in all of these ways in turn, a few tokens each: what each step brings, measured in the same minute
+    #[arg(long, conflicts_with_all = ["schedule", "no_sums", "trace"])]
+    in_turns: bool,
     /// Keep neuron groups in the window for N tokens after the one that used them, at most; 0: each token reads all it needs
     #[arg(long, value_name = "N")]
     window_tokens: Option<u32>,
@@ -109,7 +112,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     for number in 1..=arguments.runs {
         let title = format!("run {number} of {}", arguments.runs);
         let mut bench = Bench { engine: &mut engine, title, interrupt: &interrupt, trace: trace.as_ref().filter(|_| number == 1) };
-        report.add(bench.run(&work)?);
+        report.add(if arguments.in_turns { bench.in_turns(&work)? } else { bench.run(&work)? });
     }
     trace.as_ref().map_or(Ok(()), Recorder::finish)?;
     report.engine(&engine);
@@ -218,6 +221,18 @@ impl Bench<'_> {
         }
         self.engine.reset();
         Ok(run)
+    }
+
+    /// Single tokens in all ways, after a warm-up.
+    fn in_turns(&mut self, work: &Work) -> Result<Run> {
+        self.cold()?;
+        if !work.warm.is_empty() {
+            self.phase("warm-up", &work.cold, Feed::Decode)?;
+        }
+        let tokens = work.single();
+        let ways = self.watched("decoding in turns", tokens.len(), |engine, watch| turns::in_turns(engine, tokens, watch))?;
+        self.engine.reset();
+        Ok(Run { ways, ..Run::default() })
     }
 
     /// Empties sequence and window.

@@ -4,6 +4,7 @@ use super::engine::peak_memory;
 use super::report;
 use crate::bench::Phase;
 use crate::bench::stats::{median, percentile};
+use crate::bench::turns::Way;
 use crate::engine::Engine;
 use crate::memory::show_bytes;
 use crate::store::Pace;
@@ -17,9 +18,15 @@ pub(super) struct Run {
     pub(super) warm: Option<Phase>,
     /// By tokens of the sequence before.
     pub(super) deep: Vec<(u32, Phase)>,
+    /// By how reading and computing shared time.
+    pub(super) ways: Vec<(Way, Phase)>,
 }
 
 impl Run {
+    fn by(&self, way: Way) -> Option<&Phase> {
+        self.ways.iter().find(|(w, _)| *w == way).map(|(_, phase)| phase)
+    }
+
     fn at(&self, depth: u32) -> Option<&Phase> {
         self.deep.iter().find(|(d, _)| *d == depth).map(|(_, phase)| phase)
     }
@@ -163,6 +170,9 @@ impl Report {
         f("warm", "decode, warm", &|run| run.warm.as_ref());
         for &(depth, _) in self.runs.first().map_or(&[][..], |run| &run.deep) {
             f(&format!("depth_{depth}"), &format!("decode at {depth}"), &|run| run.at(depth));
+        }
+        for way in Way::ALL {
+            f(&format!("way_{}", way.name()), &format!("decode, {}", way.name()), &|run| run.by(way));
         }
     }
 
