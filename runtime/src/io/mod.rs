@@ -12,7 +12,7 @@ pub mod queue;
 mod short_slice;
 #[cfg(target_os = "linux")]
 pub mod uring;
-pub(crate) mod watch;
+mod watch;
 
 use std::io;
 use std::time::Duration;

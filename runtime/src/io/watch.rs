@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a thread looks again and again before it sleeps.
-pub const AWAKE: Duration = Duration::from_millis(1);
+const AWAKE: Duration = Duration::from_millis(1);
 
 /// Whether waiting awake is a good idea: a thread that waits awake may keep the one that it waits for from running, unless that one need not wait for a processor.
 #[derive(Default)]
