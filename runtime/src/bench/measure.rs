@@ -77,8 +77,8 @@ impl Phase {
         Some(bounds.compute.max(bounds.io).as_secs_f64() / self.time.as_secs_f64())
     }
 
-    /// Adds what another phase of the same kind took. Sizes and latencies of requests stay as they are.
-    pub fn add(&mut self, other: Phase) {
+    /// Adds what another phase of the same kind took, as if it had gone on; bounds stay as they are.
+    pub fn merge(&mut self, other: Phase) {
         self.tokens += other.tokens;
         self.time += other.time;
         self.token_times.extend(other.token_times);
@@ -90,6 +90,9 @@ impl Phase {
         self.guesses_used += other.guesses_used;
         self.stall += other.stall;
         self.group_time += other.group_time;
+        self.neurons.merge(&other.neurons);
+        self.sizes.merge(&other.sizes);
+        self.latencies.merge(&other.latencies);
     }
 
     fn count(&mut self, before: &IoStats, after: &IoStats) {
@@ -170,6 +173,30 @@ pub fn io_only(engine: &mut Engine, log: &ReadLog) -> Result<(Duration, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_turns_are_one_longer_one() {
+        let turn = |reads: u64| {
+            let time = Duration::from_millis(10 * reads);
+            let mut phase = Phase { tokens: 1, time, token_times: vec![time], bytes: reads << 20, requests: reads, ..Phase::default() };
+            (phase.hits, phase.misses, phase.guesses, phase.guesses_used) = (8 - reads, reads, reads + 1, reads);
+            (phase.stall, phase.group_time) = (time / 2, time / 4);
+            phase.neurons = Counts { active: reads, neurons: 9, asked: reads + 2, followed: 3, again: 2, groups: 5 };
+            for i in 1..=reads {
+                phase.sizes.add(1 << 20);
+                phase.latencies.add(100 * i);
+            }
+            phase
+        };
+        let (mut both, one, other) = (turn(2), turn(2), turn(3));
+        both.merge(other.clone());
+        assert_eq!((both.tokens, both.requests, both.bytes, both.time), (2, 5, 5 << 20, one.time + other.time));
+        assert_eq!((both.hits, both.misses, both.guesses, both.guesses_used), (11, 5, 7, 5));
+        assert_eq!((both.token_times, both.stall, both.group_time), (vec![one.time, other.time], both.time / 2, both.time / 4));
+        assert_eq!(both.neurons, Counts { active: 5, neurons: 18, asked: 9, followed: 6, again: 4, groups: 10 });
+        assert_eq!((both.sizes.total(), both.latencies.total()), (5, 5));
+        assert_eq!(both.latencies.percentile(100.0), other.latencies.percentile(100.0));
+    }
 
     #[test]
     fn efficiency_is_the_slower_bound_over_what_was_measured() {

@@ -62,7 +62,7 @@ pub fn in_turns(engine: &mut Engine, tokens: &[u32], watch: Watch<'_>) -> Result
         way.set(engine);
         let phase = Feed::Decode.run(engine, part, &mut *watch)?;
         match found.iter_mut().find(|(w, _)| *w == way) {
-            Some((_, so_far)) => so_far.add(phase),
+            Some((_, so_far)) => so_far.merge(phase),
             None => found.push((way, phase)),
         }
         Ok(())

@@ -50,8 +50,8 @@ pub(super) struct Arguments {
     /// Do not check the sums of what is read: what checking costs
     #[arg(long)]
     no_sums: bool,
-    /// Decode the tokens of -n in all of these ways in turn, a few tokens each: what each step brings, measured in the same minute
-    #[arg(long, conflicts_with_all = ["schedule", "no_sums", "trace"])]
+    /// Decode the tokens of -n in all of these ways in turn, a few tokens each, and measure nothing else: what each step brings, in the same minute
+    #[arg(long, conflicts_with_all = ["schedule", "no_sums", "trace", "depth"])]
     in_turns: bool,
     /// Keep neuron groups in the window for N tokens after the one that used them, at most; 0: each token reads all it needs
     #[arg(long, value_name = "N")]
@@ -148,6 +148,9 @@ impl Work {
         let depths = arguments.depth.clone();
         if decode == 0 && !depths.is_empty() {
             return Err(Failure::Usage("--depth measures the tokens of -n, and -n is 0".into()));
+        }
+        if decode == 0 && arguments.in_turns {
+            return Err(Failure::Usage("--in-turns decodes the tokens of -n, and -n is 0".into()));
         }
         let deepest = depths.iter().max().map_or(0, |&d| decode.saturating_add(d as usize));
         if longest.max(deepest) > spec.context as usize {

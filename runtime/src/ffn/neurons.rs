@@ -93,6 +93,16 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Counts all that `other` has counted.
+    pub fn merge(&mut self, other: &Counts) {
+        self.active += other.active;
+        self.neurons += other.neurons;
+        self.asked += other.asked;
+        self.followed += other.followed;
+        self.again += other.again;
+        self.groups += other.groups;
+    }
+
     /// What was added since `before`.
     pub fn since(&self, before: &Counts) -> Counts {
         Counts {

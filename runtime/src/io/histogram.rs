@@ -43,6 +43,13 @@ impl Histogram {
         Some(bound(class).min(self.largest))
     }
 
+    /// Counts all that `other` has counted.
+    pub fn merge(&mut self, other: &Histogram) {
+        self.counts.iter_mut().zip(other.counts).for_each(|(n, more)| *n += more);
+        self.total += other.total;
+        self.largest = self.largest.max(other.largest);
+    }
+
     /// What was counted since `before`, an earlier state of this histogram. The largest value is that of all.
     pub fn since(&self, before: &Histogram) -> Histogram {
         let mut counts = self.counts;

@@ -52,20 +52,21 @@ struct State {
     stop: bool,
 }
 
-impl Shared {
-    /// Nobody panics while holding the lock, so a poisoned lock still guards a sound state.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
+impl State {
     /// A completion, if there is one.
-    fn next(&self) -> io::Result<Option<Completion>> {
-        let mut state = self.lock();
-        match (state.done.pop_front(), state.failed) {
+    fn next(&mut self) -> io::Result<Option<Completion>> {
+        match (self.done.pop_front(), self.failed) {
             (Some(done), _) => Ok(Some(done)),
             (None, Some(kind)) => Err(Uring::broken(kind)),
             (None, None) => Ok(None),
         }
+    }
+}
+
+impl Shared {
+    /// Nobody panics while holding the lock, so a poisoned lock still guards a sound state.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wake(&self) -> io::Result<()> {
@@ -265,21 +266,18 @@ impl DiskIo for Uring {
     }
 
     fn poll(&mut self) -> io::Result<Option<Completion>> {
-        self.shared.next()
+        self.shared.lock().next()
     }
 
     fn wait(&mut self) -> io::Result<Completion> {
         let shared = &self.shared;
-        if let Some(done) = shared.watch.look(|| shared.next())? {
+        if let Some(done) = shared.watch.look(|| shared.lock().next())? {
             return Ok(done);
         }
         let mut state = shared.lock();
         loop {
-            if let Some(done) = state.done.pop_front() {
+            if let Some(done) = state.next()? {
                 return Ok(done);
-            }
-            if let Some(kind) = state.failed {
-                return Err(Uring::broken(kind));
             }
             state = shared.results.wait(state).unwrap_or_else(PoisonError::into_inner);
         }

@@ -450,7 +450,8 @@ impl Store {
         let record = self.pack.index.get(id).map_err(|error| Error::Format { file: self.pack.path.clone(), error })?;
         let parts = self.parts.get(id.layer as usize).and_then(Option::as_ref).filter(|p| is_sliced(p, record));
         let slices = parts.map_or(1, |p| p.slices(record));
-        // Nobody waits for a guess slice by slice, and a request costs the kernel the same whatever its length: one of 1.8 MB for seven of 256 KiB is 2 of 120 ms.
+        // Nobody waits for a guess slice by slice, and a request costs the kernel the same whatever its length: with one of 1.8 MB for seven of 256 KiB a token of the
+        // 35B-A3B shape at 4 GiB takes 5 of 185 ms less.
         let request = if urgency == Urgency::Ahead { self.io.pace.request.max(PIECE_BYTES) } else { self.io.pace.request };
         let each = slices_per_read(record.length, slices, request);
         let deliveries = slices.div_ceil(each);
